@@ -1,0 +1,1 @@
+//! Where credentials are checked: the users file, the password hashing pool and the verified-credential cache.

@@ -1,0 +1,1 @@
+//! Sluice: a multi-protocol session gateway and tunnel concentrator.

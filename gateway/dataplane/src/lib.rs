@@ -1,0 +1,1 @@
+//! The data plane: TUN and UDP batching, the path table, segmentation offload and counters.

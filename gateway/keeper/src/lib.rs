@@ -1,0 +1,1 @@
+//! The parent process that holds descriptors and memory for the worker and restarts it.

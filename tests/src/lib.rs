@@ -1,0 +1,1 @@
+//! Tests across crates: layout, coexistence, restoration, interoperation with real peers, load.
