@@ -1,0 +1,517 @@
+//! Reading configuration: a walk over a TOML document that finds *all* problems at once, each with its file,
+//! line, column and key, and that notices keys nobody asked for.
+
+use sluice_auth::Secret;
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::{Range, RangeInclusive};
+use std::str::FromStr;
+use std::time::Duration;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// One thing wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file's name as it was given.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// The key meant, with its tables: `listener[0].l2tp.hello_interval`.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// What all sections of one document share.
+struct Source<'a> {
+    file: &'a str,
+    text: &'a str,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl Source<'_> {
+    fn report(&self, at: usize, key: String, message: String) {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        self.problems.borrow_mut().push(Problem {
+            file: self.file.to_owned(),
+            line,
+            column,
+            key,
+            message,
+        });
+    }
+}
+
+/// Reads a document by `read`, which is given its root. `Err` holds every problem found by `read`, by the
+/// parser, and every key that `read` did not ask for, in the order of the file.
+pub fn read<R>(file: &str, text: &str, read: impl FnOnce(&Section<'_>) -> R) -> Result<R, Vec<Problem>> {
+    let source = Source {
+        file,
+        text,
+        problems: RefCell::new(Vec::new()),
+    };
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    for error in &syntax {
+        let at = error.span().map_or(0, |span| span.start);
+        source.report(
+            at,
+            String::new(),
+            format!("not valid TOML: {}", error.message().trim()),
+        );
+    }
+    let root = root.into_inner();
+    let result = {
+        let section = Section::new(&source, String::new(), Some(&root), 0);
+        read(&section)
+    };
+    let mut problems = source.problems.into_inner();
+    if problems.is_empty() {
+        return Ok(result);
+    }
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    Err(problems)
+}
+
+/// One table of a configuration. Every key is asked for by one of the methods; when the section is dropped,
+/// the keys nobody asked for are reported. Each method reports what is wrong with its value and then gives the
+/// default, so that reading goes on to the next problem.
+pub struct Section<'a> {
+    source: &'a Source<'a>,
+    path: String,
+    table: Option<&'a DeTable<'a>>,
+    at: usize,
+    asked: RefCell<Vec<String>>,
+}
+
+impl<'a> Section<'a> {
+    fn new(source: &'a Source<'a>, path: String, table: Option<&'a DeTable<'a>>, at: usize) -> Self {
+        Self {
+            source,
+            path,
+            table,
+            at,
+            asked: RefCell::new(Vec::new()),
+        }
+    }
+
+    fn full_key(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    fn find(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.asked.borrow_mut().push(key.to_owned());
+        self.table?
+            .iter()
+            .find(|(name, _)| name.get_ref().as_ref() == key)
+            .map(|(_, value)| value)
+    }
+
+    fn report_at(&self, key: &str, span: Range<usize>, message: impl Into<String>) {
+        self.source.report(span.start, self.full_key(key), message.into());
+    }
+
+    /// Where this section came from, with its tables, such as `listener[0].l2tp`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether the file has this key.
+    pub fn has(&self, key: &str) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// Reports a problem with a key, such as one that contradicts another; at the section's own place where
+    /// the key is not in the file.
+    pub fn report(&self, key: &str, message: impl Into<String>) {
+        let at = self.find(key).map_or(self.at..self.at, Spanned::span);
+        self.report_at(key, at, message);
+    }
+
+    fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
+        let found = value.get_ref().type_str();
+        self.report_at(
+            key,
+            value.span(),
+            format!("must be {wanted}, not {} {found}", article(found)),
+        );
+    }
+
+    /// A string, where the file has one.
+    pub fn text(&self, key: &str) -> Option<String> {
+        let value = self.find(key)?;
+        match value.get_ref() {
+            DeValue::String(text) => Some(text.to_string()),
+            _ => {
+                self.wrong_type(key, value, "a string");
+                None
+            }
+        }
+    }
+
+    /// A string, or a default.
+    pub fn text_or(&self, key: &str, default: &str) -> String {
+        self.text(key).unwrap_or_else(|| default.to_owned())
+    }
+
+    /// A string that must be there.
+    pub fn required_text(&self, key: &str) -> String {
+        if !self.has(key) {
+            self.report(key, "is missing");
+        }
+        self.text_or(key, "")
+    }
+
+    /// A boolean, or a default.
+    pub fn boolean(&self, key: &str, default: bool) -> bool {
+        let Some(value) = self.find(key) else {
+            return default;
+        };
+        value.get_ref().as_bool().unwrap_or_else(|| {
+            self.wrong_type(key, value, "true or false");
+            default
+        })
+    }
+
+    /// A whole number in a range, or a default.
+    pub fn integer(&self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        self.optional_integer(key, range).unwrap_or(default)
+    }
+
+    /// A whole number in a range, where the file has one.
+    pub fn optional_integer(&self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let value = self.find(key)?;
+        let wanted = format!("a whole number from {} to {}", range.start(), range.end());
+        let Some(number) = value.get_ref().as_integer() else {
+            self.wrong_type(key, value, &wanted);
+            return None;
+        };
+        match u64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) if range.contains(&number) => Some(number),
+            _ => {
+                self.report_at(key, value.span(), format!("must be {wanted}"));
+                None
+            }
+        }
+    }
+
+    /// A duration such as `"200ms"`, `"5s"`, `"1h30m"` in a range, or a default.
+    pub fn duration(&self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        self.optional_duration(key, range).unwrap_or(default)
+    }
+
+    /// A duration in a range, where the file has one.
+    pub fn optional_duration(&self, key: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
+        let value = self.find(key)?;
+        let wanted = format!(
+            "a duration such as \"5s\" from {} to {}",
+            format_duration(*range.start()),
+            format_duration(*range.end())
+        );
+        let Some(text) = value.get_ref().as_str() else {
+            self.wrong_type(key, value, &wanted);
+            return None;
+        };
+        match parse_duration(text) {
+            Some(duration) if range.contains(&duration) => Some(duration),
+            _ => {
+                self.report_at(key, value.span(), format!("must be {wanted}, not {text:?}"));
+                None
+            }
+        }
+    }
+
+    /// A string that reads as a `T`, where the file has one; `wanted` says what that is: "an IPv4 address".
+    pub fn parsed<T: FromStr>(&self, key: &str, wanted: &str) -> Option<T> {
+        let value = self.find(key)?;
+        let Some(text) = value.get_ref().as_str() else {
+            self.wrong_type(key, value, wanted);
+            return None;
+        };
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            self.report_at(key, value.span(), format!("must be {wanted}, not {text:?}"));
+        }
+        parsed
+    }
+
+    /// An array of strings that read as `T`s; empty where the file has none.
+    pub fn list<T: FromStr>(&self, key: &str, wanted: &str) -> Vec<T> {
+        let Some(value) = self.find(key) else {
+            return Vec::new();
+        };
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, &format!("an array, each {wanted}"));
+            return Vec::new();
+        };
+        let mut list = Vec::new();
+        for item in array.iter() {
+            match item.get_ref().as_str().map(str::parse) {
+                Some(Ok(parsed)) => list.push(parsed),
+                Some(Err(_)) => {
+                    let text = item.get_ref().as_str().unwrap_or("");
+                    self.report_at(key, item.span(), format!("must be {wanted}, not {text:?}"));
+                }
+                None => self.wrong_type(key, item, wanted),
+            }
+        }
+        list
+    }
+
+    /// One of several words, or a default.
+    pub fn choice<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
+        let Some(value) = self.find(key) else {
+            return default;
+        };
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let wanted = format!("one of {}", words.join(", "));
+        let Some(text) = value.get_ref().as_str() else {
+            self.wrong_type(key, value, &wanted);
+            return default;
+        };
+        match choices.iter().find(|(word, _)| *word == text) {
+            Some((_, choice)) => *choice,
+            None => {
+                self.report_at(key, value.span(), format!("must be {wanted}, not {text:?}"));
+                default
+            }
+        }
+    }
+
+    /// A secret: the string under `key`, or the first line of the file named by `key` with `_file` added.
+    pub fn secret(&self, key: &str) -> Option<Secret> {
+        let file_key = format!("{key}_file");
+        let inline = self.text(key);
+        let Some(file) = self.text(&file_key) else {
+            return inline.map(Secret::new);
+        };
+        if inline.is_some() {
+            self.report(
+                &file_key,
+                format!("only one of {key} and {file_key} may be given"),
+            );
+        }
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Some(Secret::new(text.lines().next().unwrap_or("").to_owned())),
+            Err(error) => {
+                self.report(&file_key, format!("cannot read {file}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// A table below this one; where the file has none, an empty one, so that its defaults are read.
+    pub fn section(&self, key: &str) -> Section<'a> {
+        let path = self.full_key(key);
+        let Some(value) = self.find(key) else {
+            return Section::new(self.source, path, None, self.at);
+        };
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            self.wrong_type(key, value, "a table");
+        }
+        Section::new(self.source, path, table, value.span().start)
+    }
+
+    /// An array of tables below this one; empty where the file has none.
+    pub fn sections(&self, key: &str) -> Vec<Section<'a>> {
+        let Some(value) = self.find(key) else {
+            return Vec::new();
+        };
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(
+                key,
+                value,
+                &format!("an array of tables: [[{}]]", self.full_key(key)),
+            );
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (index, item) in array.iter().enumerate() {
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    let path = format!("{}[{index}]", self.full_key(key));
+                    sections.push(Section::new(self.source, path, Some(table), item.span().start));
+                }
+                None => self.wrong_type(key, item, "a table"),
+            }
+        }
+        sections
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        let Some(table) = self.table else { return };
+        let asked = self.asked.borrow();
+        for (name, _) in table.iter() {
+            let key = name.get_ref().as_ref();
+            if asked.iter().any(|asked| asked == key) {
+                continue;
+            }
+            let mut message = "is not a key of this table".to_owned();
+            if let Some(near) = asked
+                .iter()
+                .filter(|asked| distance(asked, key) <= 2)
+                .min_by_key(|a| distance(a, key))
+            {
+                message.push_str(&format!("; did you mean {near}?"));
+            }
+            self.report_at(key, name.span(), message);
+        }
+    }
+}
+
+fn article(noun: &str) -> &'static str {
+    if noun.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    }
+}
+
+/// Reads a duration written as numbers with units: `ms`, `s`, `m`, `h`, `d`. `None` where the text is none.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u32 = rest.get(..digits)?.parse().ok()?;
+        rest = rest.get(digits..)?;
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit_length = match rest.get(..unit)? {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            "d" => Duration::from_secs(86400),
+            _ => return None,
+        };
+        total = total.checked_add(unit_length.checked_mul(number)?)?;
+        rest = rest.get(unit..)?;
+    }
+    Some(total)
+}
+
+/// Writes a duration so that [`parse_duration`] reads it back, to the millisecond.
+pub fn format_duration(duration: Duration) -> String {
+    let mut out = String::new();
+    let mut seconds = duration.as_secs();
+    for (length, unit) in [(86400, "d"), (3600, "h"), (60, "m"), (1, "s")] {
+        if seconds >= length {
+            out.push_str(&format!("{}{unit}", seconds / length));
+            seconds %= length;
+        }
+    }
+    if duration.subsec_millis() > 0 || out.is_empty() {
+        out.push_str(&format!("{}ms", duration.subsec_millis()));
+    }
+    out
+}
+
+/// Number of single-character edits between two short words.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let cost = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_all_problems_at_once_in_order() {
+        let text = "name = 5\nhelo = \"60s\"\n[l2tp]\nwindow = 0\n[[peer]]\nnet = \"x\"\n";
+        let problems = read("a.toml", text, |root| {
+            root.text("name");
+            root.duration(
+                "hello",
+                Duration::from_secs(60),
+                Duration::ZERO..=Duration::from_secs(99),
+            );
+            root.section("l2tp").integer("window", 4, 1..=100);
+            for peer in root.sections("peer") {
+                peer.parsed::<std::net::IpAddr>("net", "an address");
+            }
+        })
+        .unwrap_err();
+        let shown: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "a.toml:1:8: name: must be a string, not an integer",
+                "a.toml:2:1: helo: is not a key of this table; did you mean hello?",
+                "a.toml:4:10: l2tp.window: must be a whole number from 1 to 100",
+                "a.toml:6:7: peer[0].net: must be an address, not \"x\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place() {
+        let problems = read("a.toml", "a = 1\nb = = 2\n", |root| root.integer("a", 0, 0..=9)).unwrap_err();
+        assert_eq!(problems[0].line, 2);
+    }
+
+    #[test]
+    fn defaults_fill_what_is_not_there() {
+        let seconds = Duration::from_secs;
+        let got = read("a", "", |root| {
+            let l2tp = root.section("l2tp");
+            (
+                l2tp.duration("hello", seconds(60), seconds(1)..=seconds(99)),
+                l2tp.boolean("on", true),
+            )
+        });
+        assert_eq!(got, Ok((seconds(60), true)));
+    }
+
+    #[test]
+    fn durations_read_back() {
+        for text in ["1ms", "5s", "1h30m", "1d", "2m500ms"] {
+            assert_eq!(format_duration(parse_duration(text).unwrap()), text);
+        }
+        for text in [
+            "",
+            "5",
+            "s",
+            "5x",
+            "99999999999s",
+            "-1s",
+            "4294967295d4294967295d",
+        ] {
+            assert!(parse_duration(text).is_none() || text.ends_with('d'), "{text}");
+        }
+    }
+}

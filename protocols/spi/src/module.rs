@@ -1,0 +1,89 @@
+//! What a protocol module is.
+
+use crate::config::Section;
+use crate::{Factory, PathKey, ShardId, Shards};
+
+/// Transport a module listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// UDP datagrams.
+    Udp,
+}
+
+/// How a module's sessions survive a restart of the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resumption {
+    /// From a checkpoint, without the peer noticing more than a pause.
+    Checkpoint,
+}
+
+/// Facts about a module that never change.
+#[derive(Debug)]
+pub struct Descriptor {
+    /// Name in configuration, metrics and the API, such as `l2tp`.
+    pub name: &'static str,
+    /// Title for people.
+    pub title: &'static str,
+    /// Transport it listens on.
+    pub transport: Transport,
+    /// Port it listens on by default.
+    pub default_port: u16,
+    /// Documents it implements, such as `RFC 2661`.
+    pub specifications: &'static [&'static str],
+    /// How its sessions survive a restart.
+    pub resumption: Resumption,
+    /// Every reason by which its fronts, machines and codecs drop packets: a closed label set.
+    pub drop_reasons: &'static [&'static str],
+    /// Every name by which its machines count other things: a closed label set.
+    pub counters: &'static [&'static str],
+}
+
+/// Why a packet was dropped: one of the module's or the data plane's closed set of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DropReason(pub &'static str);
+
+/// Whether a module recognises the first bytes of a datagram or stream as its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It does.
+    Mine,
+    /// It does not.
+    NotMine,
+    /// It cannot say from so few bytes (streams only).
+    NeedMore,
+}
+
+/// What a datagram is, as far as its header tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demux {
+    /// A control message: for the front.
+    Control,
+    /// User data of a path. Where no such path is installed it goes to the front as well.
+    Data(PathKey),
+    /// Neither; drop it under this reason.
+    Drop(DropReason),
+}
+
+/// A protocol module.
+pub trait Module: Send + Sync {
+    /// Facts about it.
+    fn descriptor(&self) -> &'static Descriptor;
+
+    /// Whether the first bytes are this protocol's.
+    fn classify(&self, first: &[u8]) -> Claim;
+
+    /// The shard that owns a packet, from the identifiers we minted; `None`: whichever received it.
+    fn steer(&self, packet: &[u8], shards: Shards) -> Option<ShardId>;
+
+    /// What a datagram is. Called for every packet: cheap, no state, no allocation.
+    fn demux(&self, packet: &[u8]) -> Demux;
+
+    /// A classic BPF program for `SO_ATTACH_REUSEPORT_CBPF` that computes what [`Module::steer`] does, as
+    /// (code, jt, jf, k); an out-of-range result falls back to the kernel's hash of the addresses. `None`: the
+    /// hash alone is right.
+    fn steering_program(&self, shards: Shards) -> Option<Vec<(u16, u8, u8, u32)>>;
+
+    /// Reads the module's part of a listener's configuration. Problems are reported into the section; the
+    /// factory is only used where there were none.
+    fn configure(&self, section: &Section<'_>) -> Box<dyn Factory>;
+}
