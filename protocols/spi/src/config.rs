@@ -35,14 +35,48 @@ impl fmt::Display for Problem {
     }
 }
 
+/// One value that a configuration was read to, whether the file gave it or it is a default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key with its tables: `listener[0].l2tp.hello_interval`.
+    pub key: String,
+    /// The value.
+    pub value: SettingValue,
+    /// Whether the file gave it.
+    pub given: bool,
+}
+
+/// The value of a [`Setting`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettingValue {
+    /// As TOML would write it.
+    Plain(String),
+    /// Read by [`Section::secret`]: it can be compared, and is never shown.
+    Secret(Secret),
+}
+
+/// A configuration that was read without a problem.
+#[derive(Debug)]
+pub struct Document<R> {
+    /// What the reading function gave.
+    pub value: R,
+    /// Every value it was read to, in the order of reading.
+    pub settings: Vec<Setting>,
+}
+
 /// What all sections of one document share.
 struct Source<'a> {
     file: &'a str,
     text: &'a str,
     problems: RefCell<Vec<Problem>>,
+    settings: RefCell<Vec<Setting>>,
 }
 
 impl Source<'_> {
+    fn record(&self, key: String, value: SettingValue, given: bool) {
+        self.settings.borrow_mut().push(Setting { key, value, given });
+    }
+
     fn report(&self, at: usize, key: String, message: String) {
         let before = self.text.get(..at).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
@@ -60,10 +94,20 @@ impl Source<'_> {
 /// Reads a document by `read`, which is given its root. `Err` holds every problem found by `read`, by the
 /// parser, and every key that `read` did not ask for, in the order of the file.
 pub fn read<R>(file: &str, text: &str, read: impl FnOnce(&Section<'_>) -> R) -> Result<R, Vec<Problem>> {
+    read_document(file, text, read).map(|document| document.value)
+}
+
+/// Like [`read`], and gives the values it was read to as well, for showing and comparing configurations.
+pub fn read_document<R>(
+    file: &str,
+    text: &str,
+    read: impl FnOnce(&Section<'_>) -> R,
+) -> Result<Document<R>, Vec<Problem>> {
     let source = Source {
         file,
         text,
         problems: RefCell::new(Vec::new()),
+        settings: RefCell::new(Vec::new()),
     };
     let (root, syntax) = DeTable::parse_recoverable(text);
     for error in &syntax {
@@ -75,13 +119,14 @@ pub fn read<R>(file: &str, text: &str, read: impl FnOnce(&Section<'_>) -> R) -> 
         );
     }
     let root = root.into_inner();
-    let result = {
+    let value = {
         let section = Section::new(&source, String::new(), Some(&root), 0);
         read(&section)
     };
     let mut problems = source.problems.into_inner();
     if problems.is_empty() {
-        return Ok(result);
+        let settings = source.settings.into_inner();
+        return Ok(Document { value, settings });
     }
     problems.sort_by_key(|problem| (problem.line, problem.column));
     Err(problems)
@@ -125,6 +170,11 @@ impl<'a> Section<'a> {
             .map(|(_, value)| value)
     }
 
+    fn record(&self, key: &str, value: impl fmt::Display, given: bool) {
+        let value = SettingValue::Plain(value.to_string());
+        self.source.record(self.full_key(key), value, given);
+    }
+
     fn report_at(&self, key: &str, span: Range<usize>, message: impl Into<String>) {
         self.source.report(span.start, self.full_key(key), message.into());
     }
@@ -157,6 +207,12 @@ impl<'a> Section<'a> {
 
     /// A string, where the file has one.
     pub fn text(&self, key: &str) -> Option<String> {
+        let text = self.read_text(key)?;
+        self.record(key, quoted(&text), true);
+        Some(text)
+    }
+
+    fn read_text(&self, key: &str) -> Option<String> {
         let value = self.find(key)?;
         match value.get_ref() {
             DeValue::String(text) => Some(text.to_string()),
@@ -169,7 +225,10 @@ impl<'a> Section<'a> {
 
     /// A string, or a default.
     pub fn text_or(&self, key: &str, default: &str) -> String {
-        self.text(key).unwrap_or_else(|| default.to_owned())
+        self.text(key).unwrap_or_else(|| {
+            self.record(key, quoted(default), false);
+            default.to_owned()
+        })
     }
 
     /// A string that must be there.
@@ -183,17 +242,23 @@ impl<'a> Section<'a> {
     /// A boolean, or a default.
     pub fn boolean(&self, key: &str, default: bool) -> bool {
         let Some(value) = self.find(key) else {
+            self.record(key, default, false);
             return default;
         };
-        value.get_ref().as_bool().unwrap_or_else(|| {
+        let boolean = value.get_ref().as_bool().unwrap_or_else(|| {
             self.wrong_type(key, value, "true or false");
             default
-        })
+        });
+        self.record(key, boolean, true);
+        boolean
     }
 
     /// A whole number in a range, or a default.
     pub fn integer(&self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        self.optional_integer(key, range).unwrap_or(default)
+        self.optional_integer(key, range).unwrap_or_else(|| {
+            self.record(key, default, false);
+            default
+        })
     }
 
     /// A whole number in a range, where the file has one.
@@ -205,7 +270,10 @@ impl<'a> Section<'a> {
             return None;
         };
         match u64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) if range.contains(&number) => Some(number),
+            Ok(number) if range.contains(&number) => {
+                self.record(key, number, true);
+                Some(number)
+            }
             _ => {
                 self.report_at(key, value.span(), format!("must be {wanted}"));
                 None
@@ -215,7 +283,10 @@ impl<'a> Section<'a> {
 
     /// A duration such as `"200ms"`, `"5s"`, `"1h30m"` in a range, or a default.
     pub fn duration(&self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
-        self.optional_duration(key, range).unwrap_or(default)
+        self.optional_duration(key, range).unwrap_or_else(|| {
+            self.record(key, quoted(&format_duration(default)), false);
+            default
+        })
     }
 
     /// A duration in a range, where the file has one.
@@ -231,7 +302,10 @@ impl<'a> Section<'a> {
             return None;
         };
         match parse_duration(text) {
-            Some(duration) if range.contains(&duration) => Some(duration),
+            Some(duration) if range.contains(&duration) => {
+                self.record(key, quoted(&format_duration(duration)), true);
+                Some(duration)
+            }
             _ => {
                 self.report_at(key, value.span(), format!("must be {wanted}, not {text:?}"));
                 None
@@ -246,6 +320,7 @@ impl<'a> Section<'a> {
             self.wrong_type(key, value, wanted);
             return None;
         };
+        self.record(key, quoted(text), true);
         let parsed = text.parse().ok();
         if parsed.is_none() {
             self.report_at(key, value.span(), format!("must be {wanted}, not {text:?}"));
@@ -262,6 +337,11 @@ impl<'a> Section<'a> {
             self.wrong_type(key, value, &format!("an array, each {wanted}"));
             return Vec::new();
         };
+        let words: Vec<String> = array
+            .iter()
+            .filter_map(|item| item.get_ref().as_str().map(quoted))
+            .collect();
+        self.record(key, format_args!("[{}]", words.join(", ")), true);
         let mut list = Vec::new();
         for item in array.iter() {
             match item.get_ref().as_str().map(str::parse) {
@@ -277,8 +357,13 @@ impl<'a> Section<'a> {
     }
 
     /// One of several words, or a default.
-    pub fn choice<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
+    ///
+    /// The default is shown by the word that stands for an equal choice.
+    pub fn choice<T: Copy + PartialEq>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
         let Some(value) = self.find(key) else {
+            if let Some((word, _)) = choices.iter().find(|(_, choice)| *choice == default) {
+                self.record(key, quoted(word), false);
+            }
             return default;
         };
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
@@ -288,7 +373,10 @@ impl<'a> Section<'a> {
             return default;
         };
         match choices.iter().find(|(word, _)| *word == text) {
-            Some((_, choice)) => *choice,
+            Some((word, choice)) => {
+                self.record(key, quoted(word), true);
+                *choice
+            }
             None => {
                 self.report_at(key, value.span(), format!("must be {wanted}, not {text:?}"));
                 default
@@ -298,8 +386,15 @@ impl<'a> Section<'a> {
 
     /// A secret: the string under `key`, or the first line of the file named by `key` with `_file` added.
     pub fn secret(&self, key: &str) -> Option<Secret> {
+        let secret = self.read_secret(key)?;
+        self.source
+            .record(self.full_key(key), SettingValue::Secret(secret.clone()), true);
+        Some(secret)
+    }
+
+    fn read_secret(&self, key: &str) -> Option<Secret> {
         let file_key = format!("{key}_file");
-        let inline = self.text(key);
+        let inline = self.read_text(key);
         let Some(file) = self.text(&file_key) else {
             return inline.map(Secret::new);
         };
@@ -329,6 +424,35 @@ impl<'a> Section<'a> {
             self.wrong_type(key, value, "a table");
         }
         Section::new(self.source, path, table, value.span().start)
+    }
+
+    /// The tables of a table of tables, such as `[pools.home]` and `[pools.office]`, with their names, in the
+    /// order of the names; empty where the file has none.
+    pub fn named_sections(&self, key: &str) -> Vec<(String, Section<'a>)> {
+        let Some(value) = self.find(key) else {
+            return Vec::new();
+        };
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_type(
+                key,
+                value,
+                &format!("a table of tables: [{}.NAME]", self.full_key(key)),
+            );
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (name, item) in table.iter() {
+            let name = name.get_ref().as_ref();
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    let path = format!("{}.{name}", self.full_key(key));
+                    let section = Section::new(self.source, path, Some(table), item.span().start);
+                    sections.push((name.to_owned(), section));
+                }
+                None => self.wrong_type(&format!("{key}.{name}"), item, "a table"),
+            }
+        }
+        sections
     }
 
     /// An array of tables below this one; empty where the file has none.
@@ -378,6 +502,22 @@ impl Drop for Section<'_> {
             self.report_at(key, name.span(), message);
         }
     }
+}
+
+/// A string as TOML writes it.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }
 
 fn article(noun: &str) -> &'static str {
@@ -495,6 +635,47 @@ mod tests {
             )
         });
         assert_eq!(got, Ok((seconds(60), true)));
+    }
+
+    #[test]
+    fn settings_hold_what_was_given_and_what_was_not_without_secrets() {
+        let text = "secret = \"hunter2\"\nname = \"a\\\"b\"\n[pools.b]\nsize = 3\n[pools.a]\n";
+        let document = read_document("a", text, |root| {
+            root.secret("secret");
+            root.text("name");
+            root.boolean("on", true);
+            root.choice("mode", 2, &[("first", 1), ("second", 2)]);
+            let pools = root.named_sections("pools");
+            for (_, pool) in &pools {
+                pool.integer("size", 7, 0..=9);
+            }
+            pools.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        })
+        .unwrap();
+        assert_eq!(document.value, ["a", "b"]);
+        assert!(!format!("{document:?}").contains("hunter2"));
+        let shown: Vec<(&str, Option<&str>, bool)> = document
+            .settings
+            .iter()
+            .map(|setting| {
+                let value = match &setting.value {
+                    SettingValue::Plain(value) => Some(value.as_str()),
+                    SettingValue::Secret(_) => None,
+                };
+                (setting.key.as_str(), value, setting.given)
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("secret", None, true),
+                ("name", Some("\"a\\\"b\""), true),
+                ("on", Some("true"), false),
+                ("mode", Some("\"second\""), false),
+                ("pools.a.size", Some("7"), false),
+                ("pools.b.size", Some("3"), true),
+            ]
+        );
     }
 
     #[test]
