@@ -1,1 +1,3 @@
-//! Tests across crates: layout, coexistence, restoration, interoperation with real peers, load.
+//! What the tests across crates share: the rig that runs real clients against a real gateway.
+
+pub mod rig;
