@@ -46,6 +46,14 @@ pub enum Input<'a> {
         /// Why.
         cause: TerminateCause,
     },
+    /// The state of an installed path's codec ([`crate::PathCodec::hot_state`]), given right before a checkpoint
+    /// so that it is part of it.
+    PathState {
+        /// The session of the path.
+        session: LocalRef,
+        /// The state, in the codec's own format.
+        state: &'a [u8],
+    },
     /// Switch the decoded trace of one session on or off.
     Trace {
         /// The session.

@@ -60,8 +60,9 @@ pub trait PathCodec: Send {
     /// Bytes that `seal` adds to an IP packet at the most.
     fn overhead(&self) -> usize;
 
-    /// State that a restart must not lose, such as sequence numbers, in the codec's own format. `machine`
-    /// hands it back through the next `InstallPath`.
+    /// State that a restart must not lose, such as sequence numbers, in the codec's own format. The driver
+    /// gives it to the machine as `Input::PathState` before a checkpoint; the restored machine installs a codec
+    /// that goes on from it.
     fn hot_state(&self) -> Vec<u8>;
 }
 
