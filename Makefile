@@ -1,0 +1,36 @@
+# Sluice: build, test, measure. `make test` installs what the tests need (Debian packages, as root) and runs them all.
+CARGO ?= cargo
+export SLUICE_BIN ?= $(CURDIR)/target/release/sluice
+
+.PHONY: all build test test-deps test-unit test-interop lint drill bench clean
+
+all: build
+
+build:
+	$(CARGO) build --release
+
+test-deps:
+	deploy/test-deps.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+# Unit, property, scenario and API tests of every crate; the rig's tests follow, one at a time.
+test-unit:
+	$(CARGO) test --workspace --exclude sluice-tests --quiet
+
+test-interop: build
+	$(CARGO) test -p sluice-tests -- --test-threads=1 --nocapture
+
+test: test-deps lint test-unit test-interop
+
+# Fault drills and storms at full count; the results are committed.
+drill: build
+	tests/bench/drill.sh
+
+bench: build
+	tests/bench/run.sh
+
+clean:
+	$(CARGO) clean
