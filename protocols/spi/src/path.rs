@@ -4,7 +4,7 @@ use crate::{DropReason, LocalRef, MachineKey, PathKey, PathRef, PeerAddr};
 use bytes::BytesMut;
 use sluice_auth::Ipv6Prefix;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -56,6 +56,12 @@ pub trait PathCodec: Send {
 
     /// Appends the wrapped payload to `out`; false: it may not be sent now, and nothing was appended.
     fn seal(&mut self, payload: Payload<'_>, out: &mut BytesMut) -> bool;
+
+    /// Send with or without sequence numbers from now on ([`PathUpdate::Sequencing`]). Codecs whose packets
+    /// always or never have them leave this as it is.
+    fn set_sequencing(&mut self, on: bool) {
+        let _ = on;
+    }
 
     /// Bytes that `seal` adds to an IP packet at the most.
     fn overhead(&self) -> usize;
@@ -151,6 +157,9 @@ pub enum PathError {
     /// The table is full.
     #[error("the path table is full")]
     Full,
+    /// No socket of this data plane is bound to the path's local address.
+    #[error("no socket is bound to {0}")]
+    NoSocket(SocketAddr),
     /// There is no such path (any more).
     #[error("there is no such path")]
     Unknown,
