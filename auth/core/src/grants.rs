@@ -78,6 +78,39 @@ pub enum AddressRule<T> {
     None,
 }
 
+/// Text that is no address rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither \"pool\", \"pool:NAME\", \"none\" nor an address")]
+pub struct AddressRuleError;
+
+impl<T: FromStr> FromStr for AddressRule<T> {
+    type Err = AddressRuleError;
+
+    fn from_str(text: &str) -> Result<Self, AddressRuleError> {
+        match (text, text.strip_prefix("pool:")) {
+            ("pool", _) => Ok(AddressRule::DefaultPool),
+            ("none", _) => Ok(AddressRule::None),
+            (_, Some("")) => Err(AddressRuleError),
+            (_, Some(pool)) => Ok(AddressRule::Pool(pool.to_owned())),
+            (_, None) => text
+                .parse()
+                .map(AddressRule::Static)
+                .map_err(|_| AddressRuleError),
+        }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for AddressRule<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AddressRule::DefaultPool => f.write_str("pool"),
+            AddressRule::Pool(pool) => write!(f, "pool:{pool}"),
+            AddressRule::Static(address) => address.fmt(f),
+            AddressRule::None => f.write_str("none"),
+        }
+    }
+}
+
 /// What a backend knows of an authenticated user: the input of admission and address allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
@@ -132,4 +165,27 @@ pub struct Grants {
     pub nbns: Vec<Ipv4Addr>,
     /// Largest IP packet towards the peer, in bytes; `None`: from the path.
     pub mtu: Option<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_rules_read_back_as_written() {
+        for text in ["pool", "pool:gold", "none", "192.0.2.7"] {
+            let rule: AddressRule<Ipv4Addr> = text.parse().unwrap();
+            assert_eq!(rule.to_string(), text);
+        }
+        let rule: AddressRule<Ipv6Prefix> = "2001:db8:0:7::9/64".parse().unwrap();
+        assert_eq!(rule.to_string(), "2001:db8:0:7::/64");
+    }
+
+    #[test]
+    fn nonsense_is_no_address_rule() {
+        for text in ["", "pool:", "Pool", "300.0.0.1", "2001:db8::/64"] {
+            assert!(text.parse::<AddressRule<Ipv4Addr>>().is_err(), "{text}");
+        }
+        assert!("2001:db8::1".parse::<AddressRule<Ipv6Prefix>>().is_err());
+    }
 }

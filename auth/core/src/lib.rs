@@ -7,10 +7,20 @@
 
 mod grants;
 mod identity;
+mod password;
+mod prefix;
+mod realm;
 mod request;
 mod secret;
+mod throttle;
+mod timestamp;
 
-pub use grants::{AddressRule, Grants, Ipv6Prefix, PrefixError, Profile};
+pub use grants::{AddressRule, AddressRuleError, Grants, Ipv6Prefix, PrefixError, Profile};
 pub use identity::{Identity, MAX_NAME};
+pub use password::{Argon2Cost, PasswordHash, PasswordHashError, WeakPassword, check_new_password};
+pub use prefix::{IpPrefix, IpPrefixError};
+pub use realm::{ProfileDefaults, Realm, RealmError, RealmTable, Resolved, Unlisted};
 pub use request::{AuthRequest, Credentials, Method, RejectReason, Verdict};
 pub use secret::Secret;
+pub use throttle::{Rate, Throttle, ThrottleConfig, Throttled};
+pub use timestamp::{format_timestamp, parse_timestamp};
