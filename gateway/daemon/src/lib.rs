@@ -1,1 +1,3 @@
 //! Sluice: a multi-protocol session gateway and tunnel concentrator.
+pub mod config;
+pub mod logs;

@@ -155,10 +155,10 @@ impl<'a> Section<'a> {
     }
 
     fn full_key(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
+        match (self.path.as_str(), key) {
+            ("", key) => key.to_owned(),
+            (path, "") => path.to_owned(),
+            (path, key) => format!("{path}.{key}"),
         }
     }
 
@@ -190,7 +190,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports a problem with a key, such as one that contradicts another; at the section's own place where
-    /// the key is not in the file.
+    /// the key is not in the file. With an empty key the problem is the section itself.
     pub fn report(&self, key: &str, message: impl Into<String>) {
         let at = self.find(key).map_or(self.at..self.at, Spanned::span);
         self.report_at(key, at, message);

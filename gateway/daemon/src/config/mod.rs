@@ -1,0 +1,223 @@
+//! The gateway's configuration: read as a whole, with all its problems at once, each with its place.
+//!
+//! The tables of the file and what they hold are documented by the commented samples in `deploy/config`. The
+//! section of a listener that is named after its protocol is read by that protocol's module.
+
+mod changes;
+mod listeners;
+mod pools;
+mod sections;
+
+pub use changes::{Change, Impact, changes};
+pub use listeners::{ListenAddress, Listener};
+pub use pools::{BlockError, DEFAULT_POOL, Ipv4Block, Pool};
+pub use sections::{
+    Admin, Demand, Forwarding, Gateway, Limits, Log, LogFormat, Metrics, Network, Realm, Sandbox, Timeouts,
+    Tls, Users,
+};
+
+use sluice_spi::Module;
+use sluice_spi::config::{Problem, Section, Setting, SettingValue, read_document};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What a gateway without a configuration file runs with.
+pub const EMBEDDED: &str = include_str!("embedded.toml");
+
+/// The name by which problems with [`EMBEDDED`] and the API call it.
+pub const EMBEDDED_NAME: &str = "(embedded default)";
+
+/// Largest configuration file that is read, in bytes: far above any real one, far below what would hurt.
+pub const MAX_FILE: u64 = 4 << 20;
+
+/// What stands where a secret would, in everything that is shown.
+pub const REDACTED: &str = "(secret)";
+
+/// The protocol modules a configuration may name.
+pub type Modules<'a> = &'a [&'static dyn Module];
+
+/// A configuration without a problem.
+pub struct Config {
+    /// Where it came from: a file's name, or [`EMBEDDED_NAME`].
+    pub source: String,
+    /// Who the gateway is and where it keeps its state.
+    pub gateway: Gateway,
+    /// What it listens on, in the order of the file.
+    pub listeners: Vec<Listener>,
+    /// The admin plane.
+    pub admin: Admin,
+    /// The metrics listener.
+    pub metrics: Metrics,
+    /// Address pools, in the order of their names.
+    pub pools: Vec<Pool>,
+    /// Bounds on sessions.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Where users are kept.
+    pub users: Users,
+    /// What the host is told about the clients' addresses.
+    pub network: Network,
+    /// What is logged, and how.
+    pub log: Log,
+    /// What the gateway gives up after its start.
+    pub sandbox: Sandbox,
+    /// Every value the file was read to. Listeners are named here by their names.
+    pub settings: Vec<Setting>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("source", &self.source)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A configuration could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file could not be read at all.
+    #[error("{file}: {error}")]
+    Unreadable {
+        /// The file's name as it was given.
+        file: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// What is wrong with its content: never empty, in the order of the file.
+    #[error("{}", join(.0))]
+    Problems(Vec<Problem>),
+}
+
+impl LoadError {
+    /// Everything wrong, as one list: an unreadable file is one problem at its first line.
+    pub fn problems(&self) -> Vec<Problem> {
+        match self {
+            LoadError::Problems(problems) => problems.clone(),
+            LoadError::Unreadable { file, error } => vec![Problem {
+                file: file.clone(),
+                line: 1,
+                column: 1,
+                key: String::new(),
+                message: format!("cannot be read: {error}"),
+            }],
+        }
+    }
+}
+
+fn join(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    lines.join("\n")
+}
+
+impl Config {
+    /// Reads the file at `path`, or the embedded default where there is none.
+    pub fn load(path: Option<&Path>, modules: Modules<'_>) -> Result<Self, LoadError> {
+        let Some(path) = path else {
+            return Self::parse(EMBEDDED_NAME, EMBEDDED, modules);
+        };
+        let file = path.display().to_string();
+        match read_bounded(path) {
+            Ok(text) => Self::parse(&file, &text, modules),
+            Err(error) => Err(LoadError::Unreadable { file, error }),
+        }
+    }
+
+    /// Reads a configuration from its text; `file` is the name that problems are reported under.
+    pub fn parse(file: &str, text: &str, modules: Modules<'_>) -> Result<Self, LoadError> {
+        let document =
+            read_document(file, text, |root| read_root(file, root, modules)).map_err(LoadError::Problems)?;
+        let mut config = document.value;
+        config.settings = name_listeners(document.settings, &config.listeners);
+        Ok(config)
+    }
+
+    /// Every value as `key = value`, with a mark on defaults and without any secret.
+    pub fn redacted(&self) -> Vec<Shown> {
+        self.settings.iter().map(Shown::new).collect()
+    }
+}
+
+/// One value of a configuration, ready to be shown.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Shown {
+    /// The key with its tables.
+    pub key: String,
+    /// The value as TOML writes it, or [`REDACTED`].
+    pub value: String,
+    /// Whether the file did not give it.
+    pub default: bool,
+}
+
+impl Shown {
+    fn new(setting: &Setting) -> Self {
+        Self {
+            key: setting.key.clone(),
+            value: shown_value(&setting.value),
+            default: !setting.given,
+        }
+    }
+}
+
+fn shown_value(value: &SettingValue) -> String {
+    match value {
+        SettingValue::Plain(text) => text.clone(),
+        SettingValue::Secret(_) => REDACTED.to_owned(),
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    let length = std::fs::metadata(path)?.len();
+    if length > MAX_FILE {
+        return Err(std::io::Error::other(format!(
+            "has {length} bytes, more than the {MAX_FILE} a configuration may have"
+        )));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// Renames `listener[0].…` to `listener.NAME.…`, so that two configurations with another order of listeners
+/// compare equal.
+fn name_listeners(settings: Vec<Setting>, listeners: &[Listener]) -> Vec<Setting> {
+    let rename = |mut setting: Setting| {
+        if let Some(rest) = setting.key.strip_prefix("listener[")
+            && let Some((index, rest)) = rest.split_once(']')
+            && let Some(listener) = index.parse().ok().and_then(|index: usize| listeners.get(index))
+        {
+            setting.key = format!("listener.{}{rest}", listener.name);
+        }
+        setting
+    };
+    settings.into_iter().map(rename).collect()
+}
+
+fn read_root(file: &str, root: &Section<'_>, modules: Modules<'_>) -> Config {
+    let gateway = sections::gateway(&root.section("gateway"));
+    let pools = pools::read(root);
+    let users = sections::users(&root.section("users"), root, &gateway.state_dir, &pools);
+    Config {
+        source: file.to_owned(),
+        listeners: listeners::read(root, modules),
+        admin: sections::admin(&root.section("admin"), &gateway.state_dir),
+        metrics: sections::metrics(&root.section("metrics")),
+        limits: sections::limits(&root.section("limits")),
+        timeouts: sections::timeouts(&root.section("timeouts")),
+        network: sections::network(&root.section("network")),
+        log: sections::log(&root.section("log")),
+        sandbox: sections::sandbox(&root.section("sandbox")),
+        settings: Vec::new(),
+        gateway,
+        pools,
+        users,
+    }
+}
+
+/// A path of the configuration: relative ones are taken from `base`.
+fn resolve(base: &Path, path: &str) -> PathBuf {
+    base.join(path)
+}
+
+#[cfg(test)]
+mod tests;

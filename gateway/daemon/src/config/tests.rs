@@ -1,0 +1,284 @@
+use super::*;
+use sluice_spi::{
+    Claim, Demux, Descriptor, DropReason, Entropy, Factory, Front, Machine, Open, OpenError, Resumption,
+    ShardId, Shards, Transport,
+};
+use std::time::{Duration, Instant};
+
+/// A module with two keys of its own.
+struct Echo;
+
+static ECHO: Descriptor = Descriptor {
+    name: "echo",
+    title: "Echo",
+    transport: Transport::Udp,
+    default_port: 7,
+    specifications: &["RFC 862"],
+    resumption: Resumption::Checkpoint,
+    drop_reasons: &["echo_drop"],
+    counters: &[],
+};
+
+struct EchoFactory;
+
+impl Factory for EchoFactory {
+    fn front(&self, _: ShardId, _: Box<dyn Entropy>) -> Option<Box<dyn Front>> {
+        None
+    }
+
+    fn machine(
+        &self,
+        _: Open<'_>,
+        _: ShardId,
+        _: Box<dyn Entropy>,
+        _: Instant,
+    ) -> Result<Box<dyn Machine>, OpenError> {
+        Err(OpenError::NotSupported)
+    }
+}
+
+impl Module for Echo {
+    fn descriptor(&self) -> &'static Descriptor {
+        &ECHO
+    }
+
+    fn classify(&self, _: &[u8]) -> Claim {
+        Claim::NotMine
+    }
+
+    fn steer(&self, _: &[u8], _: Shards) -> Option<ShardId> {
+        None
+    }
+
+    fn demux(&self, _: &[u8]) -> Demux {
+        Demux::Drop(DropReason("echo_drop"))
+    }
+
+    fn steering_program(&self, _: Shards) -> Option<Vec<(u16, u8, u8, u32)>> {
+        None
+    }
+
+    fn configure(&self, section: &Section<'_>) -> Box<dyn Factory> {
+        section.secret("secret");
+        section.integer("window", 4, 1..=10);
+        Box::new(EchoFactory)
+    }
+}
+
+const MODULES: Modules<'static> = &[&Echo];
+
+fn parse(text: &str) -> Config {
+    Config::parse("a.toml", text, MODULES).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn problems(text: &str) -> Vec<String> {
+    let error = Config::parse("a.toml", text, MODULES).unwrap_err();
+    error.problems().iter().map(Problem::to_string).collect()
+}
+
+const SMALL: &str = "[[listener]]\nprotocol = \"echo\"\naddresses = [\"127.0.0.1\", \"[::1]:77\"]\n";
+
+#[test]
+fn a_small_file_is_filled_with_defaults() {
+    let config = parse(SMALL);
+    assert_eq!(config.gateway.name, "sluice");
+    assert_eq!(config.gateway.state_dir, Path::new("sluice-state"));
+    assert_eq!(config.listeners.len(), 1);
+    assert_eq!(config.listeners[0].name, "echo");
+    let addresses: Vec<String> = config.listeners[0]
+        .addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(addresses, ["127.0.0.1:7", "[::1]:77"]);
+    assert_eq!(config.admin.socket, Path::new("sluice-state/admin.sock"));
+    assert!(config.admin.listen.unwrap().ip().is_loopback());
+    assert_eq!(config.network.forwarding, Forwarding::Check);
+    assert!(!config.network.masquerade);
+}
+
+#[test]
+fn all_problems_are_listed_at_once_with_their_place_and_key() {
+    let text = r#"[gateway]
+name = "two words"
+shards = 17
+
+[[listener]]
+name = "a"
+protocol = "echo"
+addresses = ["127.0.0.1", "nowhere"]
+[listener.echo]
+windw = 3
+window = 11
+
+[[listener]]
+name = "a"
+protocol = "echo"
+addresses = ["127.0.0.1:7"]
+
+[[listener]]
+protocol = "gopher"
+[listener.gopher]
+hole = 1
+
+[admin]
+listen = "0.0.0.0:8701"
+tls_key = "k"
+
+[pools.Home]
+ipv4 = ["10.0.0.1/8"]
+[pools.a]
+ipv4 = ["10.1.0.0/16", "10.1.2.0/24"]
+ipv6 = ["2001:db8::/96"]
+[pools.b]
+ipv4 = ["10.1.3.0/24"]
+
+[limits]
+sessions = 0
+
+[timeouts]
+idle = "1s"
+
+[realms."home.example"]
+pool = "c"
+
+[network]
+tun = "a-very-long-interface-name"
+forwarding = "yes"
+
+[log]
+level = "sluice=loud"
+
+[sandbox]
+seccomp = true
+
+[metrics]
+listen = "192.0.2.1:9701"
+
+[colour]
+"#;
+    let found = problems(text);
+    let wanted = [
+        "a.toml:2:8: gateway.name: must be 1 to 63 letters, digits and any of - _ . as in a host name",
+        "a.toml:3:10: gateway.shards: must be a whole number from 1 to 16",
+        "a.toml:8:27: listener[0].addresses: must be an address such as \"0.0.0.0\", \"192.0.2.1:1701\" or \"[::]:1701\", not \"nowhere\"",
+        "a.toml:10:1: listener[0].echo.windw: is not a key of this table; did you mean window?",
+        "a.toml:11:10: listener[0].echo.window: must be a whole number from 1 to 10",
+        "a.toml:14:8: listener[1].name: another listener is called \"a\"",
+        "a.toml:16:13: listener[1].addresses: 127.0.0.1:7 is listened on already",
+        "a.toml:19:12: listener[2].protocol: there is no protocol \"gopher\"; there are: echo",
+        "a.toml:24:10: admin.listen: is not on the loopback interface: give tls_certificate and tls_key as well, because tokens and passwords must not cross a network in clear",
+        "a.toml:25:11: admin.tls_key: needs tls_certificate as well",
+        "a.toml:27:1: pools.Home: the name of a pool must be 1 to 64 of the characters a-z, 0-9, - and _",
+        "a.toml:28:9: pools.Home.ipv4: must be an IPv4 block with zero host bits, such as \"10.64.0.0/16\", not \"10.0.0.1/8\"",
+        "a.toml:30:8: pools.a.ipv4: 10.1.2.0/24 overlaps another block of this pool",
+        "a.toml:31:8: pools.a.ipv6: 2001:db8::/96 must be a /16 to a /64: each session gets a /64",
+        "a.toml:33:8: pools.b.ipv4: 10.1.3.0/24 overlaps a block of the pool a",
+        "a.toml:36:12: limits.sessions: must be a whole number from 1 to 1000000",
+        "a.toml:39:8: timeouts.idle: must be a duration such as \"5s\" from 10s to 365d, not \"1s\"",
+        "a.toml:42:8: realms.home.example.pool: there is no pool \"c\"",
+        "a.toml:45:7: network.tun: must be 1 to 15 letters, digits and any of - _ . as in the name of an interface",
+        "a.toml:46:14: network.forwarding: must be one of enable, check, not \"yes\"",
+        "a.toml:49:9: log.level: must be a level (error, warn, info, debug, trace) or a list such as \"info,sluice::admin=debug\", not \"sluice=loud\"",
+        "a.toml:52:11: sandbox.seccomp: must be one of auto, required, off, not a boolean",
+        "a.toml:55:10: metrics.listen: is not on the loopback interface: anyone who reaches it may read the metrics; set allow_remote = true if that is meant",
+        "a.toml:57:2: colour: is not a key of this table",
+    ];
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn an_empty_file_has_nothing_to_do() {
+    assert_eq!(
+        problems(""),
+        ["a.toml:1:1: listener: is missing: without a [[listener]] there is nothing to do"]
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there_is_one_problem() {
+    let error = Config::load(Some(Path::new("no/such/file.toml")), MODULES).unwrap_err();
+    let problems = error.problems();
+    assert_eq!(problems.len(), 1);
+    assert!(
+        problems[0]
+            .to_string()
+            .starts_with("no/such/file.toml:1:1: cannot be read: "),
+        "{}",
+        problems[0]
+    );
+}
+
+#[test]
+fn nothing_shown_holds_a_secret() {
+    let config = parse(&format!("{SMALL}[listener.echo]\nsecret = \"hunter2\"\n"));
+    let shown = config.redacted();
+    let secret = shown
+        .iter()
+        .find(|shown| shown.key == "listener.echo.echo.secret")
+        .unwrap();
+    assert_eq!((secret.value.as_str(), secret.default), (REDACTED, false));
+    let window = shown
+        .iter()
+        .find(|shown| shown.key == "listener.echo.echo.window")
+        .unwrap();
+    assert_eq!((window.value.as_str(), window.default), ("4", true));
+    assert!(!format!("{shown:?}{config:?}{:?}", config.settings).contains("hunter2"));
+}
+
+#[test]
+fn changes_tell_when_they_take_effect_and_never_a_secret() {
+    let before = parse(&format!(
+        "{SMALL}[listener.echo]\nsecret = \"one\"\n[limits]\nsessions = 5\n"
+    ));
+    let after = parse(&format!(
+        "{SMALL}[listener.echo]\nsecret = \"two\"\n[pools.a]\nipv4 = [\"10.0.0.0/24\"]\n[log]\nlevel = \"debug\"\n"
+    ));
+    let found = changes(&before, &after);
+    let found: Vec<_> = found
+        .iter()
+        .map(|change| {
+            (
+                change.key.as_str(),
+                change.before.as_deref(),
+                change.after.as_deref(),
+                change.applies,
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("limits.sessions", Some("5"), Some("100000"), Impact::Now),
+            (
+                "listener.echo.echo.secret",
+                Some(REDACTED),
+                Some(REDACTED),
+                Impact::Restart
+            ),
+            ("log.level", Some("\"info\""), Some("\"debug\""), Impact::Now),
+            (
+                "pools.a.ipv4",
+                None,
+                Some("[\"10.0.0.0/24\"]"),
+                Impact::NewSessions
+            ),
+            ("pools.a.sticky", None, Some("\"1d\""), Impact::NewSessions),
+        ]
+    );
+    assert!(changes(&after, &after).is_empty());
+}
+
+#[test]
+fn the_order_of_listeners_is_no_change() {
+    let one = "[[listener]]\nname = \"a\"\nprotocol = \"echo\"\naddresses = [\"127.0.0.1:1\"]\n";
+    let two = "[[listener]]\nname = \"b\"\nprotocol = \"echo\"\naddresses = [\"127.0.0.1:2\"]\n";
+    assert!(changes(&parse(&format!("{one}{two}")), &parse(&format!("{two}{one}"))).is_empty());
+}
+
+#[test]
+fn a_duration_given_as_the_default_is_no_change() {
+    let given = parse(&format!("{SMALL}[timeouts]\nopening = \"1m\"\n"));
+    assert_eq!(given.timeouts.opening, Duration::from_secs(60));
+    assert!(changes(&parse(SMALL), &given).is_empty());
+}
