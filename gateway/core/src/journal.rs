@@ -1,0 +1,83 @@
+//! What the engine asks of a store: keeping small records and giving them back after a restart.
+
+use bytes::Bytes;
+use std::fmt;
+
+/// A set of records of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// One record a tunnel with all its sessions.
+    Tunnels,
+    /// One record a session with its counters, written more often than the tunnel's.
+    Counters,
+    /// One record a user and pool with the address it had last.
+    Leases,
+}
+
+impl Table {
+    /// All tables.
+    pub const ALL: [Table; 3] = [Table::Tunnels, Table::Counters, Table::Leases];
+
+    /// The table's name in the store and in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Table::Tunnels => "tunnels",
+            Table::Counters => "counters",
+            Table::Leases => "leases",
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Longest key, in bytes: two names of 255 bytes each with their lengths.
+pub const MAX_KEY: usize = 640;
+
+/// One stored record.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Record {
+    /// Its table.
+    pub table: Table,
+    /// Its key, unique in the table.
+    pub key: Bytes,
+    /// What was put.
+    pub value: Bytes,
+}
+
+/// A journal could not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// The queue of changes is full; the change was not taken.
+    #[error("the store does not keep up: too many changes wait to be written")]
+    Full,
+    /// The store has failed and takes no more changes; sessions go on without being kept.
+    #[error("the store is read-only after an error: {0}")]
+    ReadOnly(String),
+    /// The store could not be read.
+    #[error("the store cannot be read: {0}")]
+    Read(String),
+}
+
+/// A store of records. Changes of one key are kept in the order they were made; a later one may replace an
+/// earlier one that was not yet written.
+pub trait Journal: Send + Sync {
+    /// Puts a record in place of a former one with its key. Only queues: never waits for a disk.
+    fn put(&self, table: Table, key: Bytes, value: Bytes) -> Result<(), JournalError>;
+
+    /// Deletes a record, if there is one. Only queues: never waits for a disk.
+    fn delete(&self, table: Table, key: Bytes) -> Result<(), JournalError>;
+
+    /// Keeps a record that cannot be used out of the way, where no later `load` gives it but a person can look
+    /// at it. Only queues: never waits for a disk.
+    fn set_aside(&self, record: Record, reason: &str) -> Result<(), JournalError>;
+
+    /// Waits until every change made before is durable. Blocks; never called on a shard.
+    fn flush(&self) -> Result<(), JournalError>;
+
+    /// All records, each once, by table and key. Blocks; called once at the start.
+    fn load(&self) -> Result<Vec<Record>, JournalError>;
+}
