@@ -63,6 +63,12 @@ pub trait PathCodec: Send {
         let _ = on;
     }
 
+    /// Take packets from this peer and no other from now on ([`PathUpdate::Peer`]). Codecs that leave the check
+    /// of the sender to the data plane leave this as it is.
+    fn set_peer(&mut self, peer: PeerAddr) {
+        let _ = peer;
+    }
+
     /// Bytes that `seal` adds to an IP packet at the most.
     fn overhead(&self) -> usize;
 
