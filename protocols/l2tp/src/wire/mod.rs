@@ -1,0 +1,13 @@
+//! The wire format of L2TPv2: headers, attribute-value pairs, and typed control messages.
+
+pub mod avp;
+mod decode;
+mod encode;
+mod fields;
+pub mod header;
+pub mod hidden;
+pub mod message;
+pub mod result;
+
+pub use decode::{DecodeError, Refused, Scope, decode, host_name, message_type};
+pub use encode::{Hider, encode};
