@@ -42,9 +42,11 @@ pub struct Change {
 /// When a change below a key takes effect: the longest prefix counts. What is not listed needs a restart,
 /// which is always right.
 const IMPACTS: &[(&str, Impact)] = &[
-    ("limits.", Impact::Now),
+    ("limits.", Impact::NewSessions),
+    ("limits.history", Impact::Now),
     ("log.level", Impact::Now),
     ("pools.", Impact::NewSessions),
+    ("sessions.", Impact::NewSessions),
     ("timeouts.", Impact::NewSessions),
 ];
 

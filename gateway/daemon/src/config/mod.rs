@@ -4,18 +4,19 @@
 //! section of a listener that is named after its protocol is read by that protocol's module.
 
 mod changes;
+mod engine;
 mod listeners;
 mod pools;
 mod sections;
+mod users;
 
 pub use changes::{Change, Impact, changes};
 pub use listeners::{ListenAddress, Listener};
-pub use pools::{BlockError, DEFAULT_POOL, Ipv4Block, Pool};
-pub use sections::{
-    Admin, Demand, Forwarding, Gateway, Limits, Log, LogFormat, Metrics, Network, Realm, Sandbox, Timeouts,
-    Tls, Users,
-};
+pub use pools::DEFAULT_POOL;
+pub use sections::{Admin, Demand, Forwarding, Gateway, Log, LogFormat, Metrics, Network, Sandbox, Tls};
+pub use users::Users;
 
+use sluice_core::EngineConfig;
 use sluice_spi::Module;
 use sluice_spi::config::{Problem, Section, Setting, SettingValue, read_document};
 use std::fmt;
@@ -48,12 +49,8 @@ pub struct Config {
     pub admin: Admin,
     /// The metrics listener.
     pub metrics: Metrics,
-    /// Address pools, in the order of their names.
-    pub pools: Vec<Pool>,
-    /// Bounds on sessions.
-    pub limits: Limits,
-    /// How long things may take.
-    pub timeouts: Timeouts,
+    /// Pools, limits and what sessions get by default.
+    pub engine: EngineConfig,
     /// Where users are kept.
     pub users: Users,
     /// What the host is told about the clients' addresses.
@@ -196,20 +193,19 @@ fn name_listeners(settings: Vec<Setting>, listeners: &[Listener]) -> Vec<Setting
 fn read_root(file: &str, root: &Section<'_>, modules: Modules<'_>) -> Config {
     let gateway = sections::gateway(&root.section("gateway"));
     let pools = pools::read(root);
-    let users = sections::users(&root.section("users"), root, &gateway.state_dir, &pools);
+    let users = users::read(root, &gateway.state_dir, &pools);
+    let protocols: Vec<&'static str> = modules.iter().map(|module| module.descriptor().name).collect();
     Config {
         source: file.to_owned(),
         listeners: listeners::read(root, modules),
         admin: sections::admin(&root.section("admin"), &gateway.state_dir),
         metrics: sections::metrics(&root.section("metrics")),
-        limits: sections::limits(&root.section("limits")),
-        timeouts: sections::timeouts(&root.section("timeouts")),
+        engine: engine::read(root, pools, &protocols),
         network: sections::network(&root.section("network")),
         log: sections::log(&root.section("log")),
         sandbox: sections::sandbox(&root.section("sandbox")),
         settings: Vec::new(),
         gateway,
-        pools,
         users,
     }
 }

@@ -1,6 +1,5 @@
 //! The single tables of the configuration: `[gateway]`, `[admin]`, `[limits]` and so on.
 
-use super::pools::Pool;
 use super::resolve;
 use sluice_spi::Shards;
 use sluice_spi::config::Section;
@@ -9,9 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86400);
-const YEAR: Duration = Duration::from_secs(365 * 86400);
 
 /// Longest name of the gateway, in bytes: it is the Host Name of L2TP, and a DNS label is no longer.
 const MAX_GATEWAY_NAME: usize = 63;
@@ -144,128 +140,6 @@ pub(super) fn metrics(section: &Section<'_>) -> Metrics {
         );
     }
     Metrics { listen }
-}
-
-/// `[limits]`: bounds on sessions. What is over a bound is refused, and counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Sessions at once.
-    pub sessions: usize,
-    /// Sessions being set up at once.
-    pub opening: usize,
-    /// Sessions at once of one user, where the user's entry says nothing; `None`: no bound.
-    pub per_user: Option<u32>,
-    /// Sessions at once from one peer address; `None`: no bound.
-    pub per_peer: Option<u32>,
-    /// Ended sessions that are remembered.
-    pub history: usize,
-}
-
-pub(super) fn limits(section: &Section<'_>) -> Limits {
-    let each = 1..=1_000_000;
-    let optional = |key: &str| {
-        let limit = section.optional_integer(key, each.clone());
-        limit.and_then(|limit| u32::try_from(limit).ok())
-    };
-    Limits {
-        sessions: size(section.integer("sessions", 100_000, each.clone())),
-        opening: size(section.integer("opening", 4096, each.clone())),
-        per_user: optional("per_user"),
-        per_peer: optional("per_peer"),
-        history: size(section.integer("history", 10_000, 0..=1_000_000)),
-    }
-}
-
-/// `[timeouts]`: how long things may take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// From a session's first message until it is established.
-    pub opening: Duration,
-    /// An authentication backend's answer.
-    pub authentication: Duration,
-    /// Silence of a session's user data, where the user's entry says nothing; `None`: any.
-    pub idle: Option<Duration>,
-    /// Life of a session, where the user's entry says nothing; `None`: any.
-    pub session: Option<Duration>,
-}
-
-pub(super) fn timeouts(section: &Section<'_>) -> Timeouts {
-    Timeouts {
-        opening: section.duration("opening", 60 * SECOND, SECOND..=HOUR),
-        authentication: section.duration("authentication", 10 * SECOND, SECOND..=120 * SECOND),
-        idle: section.optional_duration("idle", 10 * SECOND..=YEAR),
-        session: section.optional_duration("session", 10 * SECOND..=YEAR),
-    }
-}
-
-/// `[users]` and `[realms.NAME]`: where users are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Users {
-    /// The users file.
-    pub file: PathBuf,
-    /// Threads that hash passwords; `None`: as many as there are cores, less one.
-    pub hash_threads: Option<usize>,
-    /// Password checks that may wait for those threads; more are refused as unavailable.
-    pub hash_queue: usize,
-    /// How long a password that was right is taken without hashing it again; zero: never.
-    pub cache_time: Duration,
-    /// Most users in that cache.
-    pub cache_size: usize,
-    /// Wrong passwords of one user or source within a minute before it has to wait.
-    pub failures: u32,
-    /// Realms with rules of their own.
-    pub realms: Vec<Realm>,
-}
-
-/// One realm, the part after the `@` of a user's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Realm {
-    /// The realm, in lower case.
-    pub name: String,
-    /// Whether its users are looked up without the realm.
-    pub strip: bool,
-    /// Whether its users are served at all.
-    pub enabled: bool,
-    /// The pool of its users, where their own entries say nothing.
-    pub pool: Option<String>,
-}
-
-pub(super) fn users(section: &Section<'_>, root: &Section<'_>, state_dir: &Path, pools: &[Pool]) -> Users {
-    Users {
-        file: resolve(state_dir, &section.text_or("file", "users.toml")),
-        hash_threads: section.optional_integer("hash_threads", 1..=64).map(size),
-        hash_queue: size(section.integer("hash_queue", 4096, 1..=1_000_000)),
-        cache_time: section.duration("cache_time", DAY, Duration::ZERO..=30 * DAY),
-        cache_size: size(section.integer("cache_size", 100_000, 0..=1_000_000)),
-        failures: u32::try_from(section.integer("failures", 20, 1..=10_000)).unwrap_or(u32::MAX),
-        realms: root
-            .named_sections("realms")
-            .iter()
-            .map(|(name, section)| realm(name, section, pools))
-            .collect(),
-    }
-}
-
-fn realm(name: &str, section: &Section<'_>, pools: &[Pool]) -> Realm {
-    let fit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-    if name.is_empty() || !name.bytes().all(fit) {
-        section.report(
-            "",
-            "the name of a realm must be of the characters a-z, 0-9, - and .",
-        );
-    }
-    let pool = section.text("pool");
-    if let Some(pool) = &pool
-        && !pools.iter().any(|known| known.name == *pool)
-    {
-        section.report("pool", format!("there is no pool {pool:?}"));
-    }
-    Realm {
-        name: name.to_owned(),
-        strip: section.boolean("strip", false),
-        enabled: section.boolean("enabled", true),
-        pool,
-    }
 }
 
 /// What is done about the host's IP forwarding.
@@ -406,6 +280,6 @@ pub(super) fn sandbox(section: &Section<'_>) -> Sandbox {
 }
 
 /// A number that was checked to be far below what a `usize` holds.
-fn size(number: u64) -> usize {
+pub(super) fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -140,7 +140,7 @@ sessions = 0
 idle = "1s"
 
 [realms."home.example"]
-pool = "c"
+ipv4_pool = "c"
 
 [network]
 tun = "a-very-long-interface-name"
@@ -170,13 +170,13 @@ listen = "192.0.2.1:9701"
         "a.toml:24:10: admin.listen: is not on the loopback interface: give tls_certificate and tls_key as well, because tokens and passwords must not cross a network in clear",
         "a.toml:25:11: admin.tls_key: needs tls_certificate as well",
         "a.toml:27:1: pools.Home: the name of a pool must be 1 to 64 of the characters a-z, 0-9, - and _",
-        "a.toml:28:9: pools.Home.ipv4: must be an IPv4 block with zero host bits, such as \"10.64.0.0/16\", not \"10.0.0.1/8\"",
+        "a.toml:28:9: pools.Home.ipv4: must be an IPv4 block with zero host bits or a range, such as \"10.64.0.0/16\" or \"10.64.0.10-10.64.0.99\", not \"10.0.0.1/8\"",
         "a.toml:30:8: pools.a.ipv4: 10.1.2.0/24 overlaps another block of this pool",
         "a.toml:31:8: pools.a.ipv6: 2001:db8::/96 must be a /16 to a /64: each session gets a /64",
         "a.toml:33:8: pools.b.ipv4: 10.1.3.0/24 overlaps a block of the pool a",
         "a.toml:36:12: limits.sessions: must be a whole number from 1 to 1000000",
         "a.toml:39:8: timeouts.idle: must be a duration such as \"5s\" from 10s to 365d, not \"1s\"",
-        "a.toml:42:8: realms.home.example.pool: there is no pool \"c\"",
+        "a.toml:42:13: realms.home.example.ipv4_pool: there is no pool \"c\"",
         "a.toml:45:7: network.tun: must be 1 to 15 letters, digits and any of - _ . as in the name of an interface",
         "a.toml:46:14: network.forwarding: must be one of enable, check, not \"yes\"",
         "a.toml:49:9: log.level: must be a level (error, warn, info, debug, trace) or a list such as \"info,sluice::admin=debug\", not \"sluice=loud\"",
@@ -249,7 +249,7 @@ fn changes_tell_when_they_take_effect_and_never_a_secret() {
     assert_eq!(
         found,
         [
-            ("limits.sessions", Some("5"), Some("100000"), Impact::Now),
+            ("limits.sessions", Some("5"), Some("100000"), Impact::NewSessions),
             (
                 "listener.echo.echo.secret",
                 Some(REDACTED),
@@ -257,6 +257,13 @@ fn changes_tell_when_they_take_effect_and_never_a_secret() {
                 Impact::Restart
             ),
             ("log.level", Some("\"info\""), Some("\"debug\""), Impact::Now),
+            (
+                "pools.a.allocation",
+                None,
+                Some("\"random\""),
+                Impact::NewSessions
+            ),
+            ("pools.a.hold_down", None, Some("\"0ms\""), Impact::NewSessions),
             (
                 "pools.a.ipv4",
                 None,
@@ -279,6 +286,6 @@ fn the_order_of_listeners_is_no_change() {
 #[test]
 fn a_duration_given_as_the_default_is_no_change() {
     let given = parse(&format!("{SMALL}[timeouts]\nopening = \"1m\"\n"));
-    assert_eq!(given.timeouts.opening, Duration::from_secs(60));
+    assert_eq!(given.engine.defaults.opening_timeout, Duration::from_secs(60));
     assert!(changes(&parse(SMALL), &given).is_empty());
 }

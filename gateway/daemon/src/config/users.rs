@@ -1,0 +1,113 @@
+//! Where users are kept and how their passwords are checked: `[users]` and `[realms.NAME]`.
+
+use super::resolve;
+use super::sections::size;
+use sluice_auth::{IpPrefix, ProfileDefaults, Rate, Realm, RealmTable, ThrottleConfig, Unlisted};
+use sluice_core::PoolConfig;
+use sluice_spi::config::Section;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86400);
+
+/// Most failed logins a minute that can be allowed.
+const MAX_FAILURES: u64 = 1_000_000;
+
+/// `[users]` and `[realms.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Users {
+    /// The users file.
+    pub file: PathBuf,
+    /// Threads that hash passwords; `None`: one for each core.
+    pub hash_threads: Option<usize>,
+    /// Password checks that may wait for those threads; more are refused as unavailable.
+    pub hash_queue: usize,
+    /// Longest time a password check may take, waiting included.
+    pub timeout: Duration,
+    /// How long a password that was right is taken without hashing it again; zero: never.
+    pub cache_time: Duration,
+    /// Most users in that cache.
+    pub cache_size: usize,
+    /// Failed logins that are tolerated.
+    pub throttle: ThrottleConfig,
+    /// How a name's realm is treated.
+    pub realms: RealmTable,
+}
+
+/// Reads both tables.
+pub(super) fn read(root: &Section<'_>, state_dir: &Path, pools: &[PoolConfig]) -> Users {
+    let section = root.section("users");
+    Users {
+        file: resolve(state_dir, &section.text_or("file", "users.toml")),
+        hash_threads: section.optional_integer("hash_threads", 1..=64).map(size),
+        hash_queue: size(section.integer("hash_queue", 4096, 1..=1_000_000)),
+        timeout: section.duration("timeout", 10 * SECOND, SECOND..=120 * SECOND),
+        cache_time: section.duration("cache_time", DAY, Duration::ZERO..=30 * DAY),
+        cache_size: size(section.integer("cache_size", 100_000, 0..=1_000_000)),
+        throttle: throttle(&section),
+        realms: realms(&section, root, pools),
+    }
+}
+
+fn throttle(section: &Section<'_>) -> ThrottleConfig {
+    let default = ThrottleConfig::default();
+    let rate = |key: &str, default: Option<Rate>| {
+        let default = default.map_or(0, |rate| u64::from(rate.failures));
+        let failures = u32::try_from(section.integer(key, default, 0..=MAX_FAILURES)).unwrap_or(0);
+        (failures > 0).then(|| Rate::per_minute(failures))
+    };
+    ThrottleConfig {
+        per_user: rate("failures_per_user", default.per_user),
+        per_source: rate("failures_per_source", default.per_source),
+        exempt_sources: section.list::<IpPrefix>(
+            "exempt_sources",
+            "an address or a prefix such as \"192.0.2.0/24\"",
+        ),
+        capacity: default.capacity,
+    }
+}
+
+fn realms(section: &Section<'_>, root: &Section<'_>, pools: &[PoolConfig]) -> RealmTable {
+    let unlisted = section.choice(
+        "unlisted_realms",
+        Unlisted::Serve,
+        &[("serve", Unlisted::Serve), ("refuse", Unlisted::Refuse)],
+    );
+    let default = section.text("default_realm");
+    let sections = root.named_sections("realms");
+    let realms = sections.iter().map(|(name, section)| realm(name, section, pools));
+    RealmTable::new(realms.collect(), default.as_deref(), unlisted).unwrap_or_else(|error| {
+        section.report("default_realm", error.to_string());
+        RealmTable::default()
+    })
+}
+
+fn realm(name: &str, section: &Section<'_>, pools: &[PoolConfig]) -> Realm {
+    let pool = |key: &str| {
+        let pool = section.text(key)?;
+        if !pools.iter().any(|known| known.name == pool) {
+            section.report(key, format!("there is no pool {pool:?}"));
+        }
+        Some(pool)
+    };
+    let year = 365 * DAY;
+    let number = |key: &str, range| {
+        let number = section.optional_integer(key, range)?;
+        u32::try_from(number).ok()
+    };
+    Realm {
+        name: name.to_owned(),
+        strip: section.boolean("strip", false),
+        backends: Vec::new(),
+        defaults: ProfileDefaults {
+            ipv4_pool: pool("ipv4_pool"),
+            ipv6_pool: pool("ipv6_pool"),
+            dns: section.list("dns", "an address such as \"192.0.2.53\""),
+            mtu: number("mtu", 68..=65535).and_then(|mtu| u16::try_from(mtu).ok()),
+            max_sessions: number("max_sessions", 1..=1_000_000),
+            session_timeout: section.optional_duration("session_timeout", 10 * SECOND..=year),
+            idle_timeout: section.optional_duration("idle_timeout", 10 * SECOND..=year),
+        },
+    }
+}
