@@ -2,7 +2,7 @@
 
 use crate::checkpoint::CheckpointError;
 use crate::{
-    DropReason, Entropy, Event, Fact, Input, LocalRef, MachineKey, PeerAddr, ShardId, TerminateCause,
+    DropReason, Entropy, Event, Fact, Input, LocalRef, MachineKey, PeerAddr, ShardId, Shards, TerminateCause,
     TunnelInfo,
 };
 use bytes::{Bytes, BytesMut};
@@ -82,8 +82,9 @@ pub struct Accepted {
 
 /// Makes fronts and machines with one listener's configuration.
 pub trait Factory: Send + Sync {
-    /// The front for one shard; `None` for stream protocols.
-    fn front(&self, shard: ShardId, entropy: Box<dyn Entropy>) -> Option<Box<dyn Front>>;
+    /// The front for one shard of `shards`, which its identifiers name ([`Shards::mint`]); `None` for stream
+    /// protocols.
+    fn front(&self, shard: ShardId, shards: Shards, entropy: Box<dyn Entropy>) -> Option<Box<dyn Front>>;
 
     /// A machine that does not come from a front.
     fn machine(

@@ -22,7 +22,7 @@ static ECHO: Descriptor = Descriptor {
 struct EchoFactory;
 
 impl Factory for EchoFactory {
-    fn front(&self, _: ShardId, _: Box<dyn Entropy>) -> Option<Box<dyn Front>> {
+    fn front(&self, _: ShardId, _: Shards, _: Box<dyn Entropy>) -> Option<Box<dyn Front>> {
         None
     }
 
