@@ -14,6 +14,7 @@ mod ids;
 mod machine;
 mod module;
 mod path;
+pub mod pcap;
 pub mod timer;
 pub mod wire;
 
