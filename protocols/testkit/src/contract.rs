@@ -118,7 +118,7 @@ pub fn restored_goes_on(mut pair: Pair, side: Side, factory: &dyn Factory, quiet
     let machines = pair.node(side).machines();
     let before: Vec<_> = machines
         .iter()
-        .map(|&key| pair.node(side).machine(key).checkpoint(now))
+        .map(|&key| pair.node(side).checkpoint(key, now))
         .collect();
     let paths: Vec<_> = machines.iter().map(|&key| pair.node(side).paths(key)).collect();
     assert!(
@@ -134,10 +134,7 @@ pub fn restored_goes_on(mut pair: Pair, side: Side, factory: &dyn Factory, quiet
     assert_eq!(pair.restart(side, factory), machines);
     let now = pair.now();
     let node = pair.node(side);
-    let after: Vec<_> = machines
-        .iter()
-        .map(|&key| node.machine(key).checkpoint(now))
-        .collect();
+    let after: Vec<_> = machines.iter().map(|&key| node.checkpoint(key, now)).collect();
     assert_eq!(before, after, "the checkpoint of the restored machine differs");
     assert_eq!(
         machines.iter().map(|&key| node.paths(key)).collect::<Vec<_>>(),
@@ -258,7 +255,7 @@ pub fn no_secret_shown(pair: &mut Pair, secrets: &[&[u8]]) {
             for session in node.paths(key) {
                 shown.push(format!("{:?}", machine.describe_session(session)).into_bytes());
             }
-            shown.extend(machine.checkpoint(now).map(|checkpoint| checkpoint.to_vec()));
+            shown.extend(node.checkpoint(key, now).map(|checkpoint| checkpoint.to_vec()));
         }
         for secret in secrets {
             assert!(secret.len() >= 4, "too short to tell from chance");

@@ -2,7 +2,7 @@
 
 use crate::log::{Log, Seen};
 use crate::{Clock, Seeded};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use sluice_auth::{AuthRequest, Grants, Ipv6Prefix, RejectReason, Verdict};
 use sluice_spi::{
     CallInfo, Demux, Entropy, Event, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
@@ -240,6 +240,27 @@ impl Node {
             );
         }
         Ok(self.insert(machine, now))
+    }
+
+    /// A machine's checkpoint, with the state of the codecs of its paths given to it first, as the driver does.
+    pub fn checkpoint(&mut self, key: MachineKey, now: Instant) -> Option<Bytes> {
+        for session in self.paths(key) {
+            let path = self
+                .sessions
+                .get(&(key, session))
+                .and_then(|key| self.paths.get(key));
+            if let Some(state) = path.map(|path| path.spec.codec.hot_state()) {
+                self.input(
+                    key,
+                    Input::PathState {
+                        session,
+                        state: &state,
+                    },
+                    now,
+                );
+            }
+        }
+        self.machines.get(&key)?.checkpoint(now)
     }
 
     /// What a crash of the worker does: machines, front, paths and unanswered questions are gone without a word.
@@ -652,8 +673,11 @@ impl Node {
         match &update {
             PathUpdate::Filter(filter) => path.spec.filter = filter.clone(),
             PathUpdate::Mtu(mtu) => path.spec.mtu = *mtu,
-            PathUpdate::Peer(peer) => path.spec.peer = *peer,
-            PathUpdate::Sequencing(_) => {}
+            PathUpdate::Peer(peer) => {
+                path.spec.peer = *peer;
+                path.spec.codec.set_peer(*peer);
+            }
+            PathUpdate::Sequencing(on) => path.spec.codec.set_sequencing(*on),
         }
         Seen::PathUpdated { session, update }
     }

@@ -140,7 +140,7 @@ impl Pair {
         let machines = node.machines();
         let checkpoints: Vec<_> = machines
             .into_iter()
-            .filter_map(|key| node.machine(key).checkpoint(now))
+            .filter_map(|key| node.checkpoint(key, now))
             .collect();
         node.crash(factory);
         let restored = checkpoints
