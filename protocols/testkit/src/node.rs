@@ -7,7 +7,7 @@ use sluice_auth::{AuthRequest, Grants, Ipv6Prefix, RejectReason, Verdict};
 use sluice_spi::{
     CallInfo, Demux, Entropy, Event, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
     OpenError, Opened, PathKey, PathSpec, PathStats, PathUpdate, Payload, PeerAddr, Refusal, Released, Route,
-    ShardId, TerminateCause, Transmit, Via,
+    ShardId, Shards, TerminateCause, Transmit, Via,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -156,7 +156,7 @@ impl Node {
     ) -> Self {
         let mut node = Self::bare(address, seed, clock);
         node.classify = Box::new(move |packet| module.demux(packet));
-        node.front = factory.front(ShardId(0), node.entropy.fork());
+        node.front = factory.front(ShardId(0), Shards::new(1), node.entropy.fork());
         node
     }
 
@@ -272,7 +272,7 @@ impl Node {
         self.answers.clear();
         self.out.clear();
         if self.front.is_some() {
-            self.front = factory.front(ShardId(0), self.entropy.fork());
+            self.front = factory.front(ShardId(0), Shards::new(1), self.entropy.fork());
         }
     }
 
