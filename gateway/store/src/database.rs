@@ -1,0 +1,206 @@
+//! The database file: its layout, one commit, reading all.
+
+use crate::error::Failure;
+use crate::queue::{Batch, Change};
+use bytes::Bytes;
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
+    WriteTransaction,
+};
+use sluice_core::{Record, Table};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+type Bin = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta");
+const ASIDE: Bin = TableDefinition::new("aside");
+/// The key of the layout's version in the table `meta`.
+const SCHEMA_KEY: &str = "schema";
+/// The version of the layout that this version writes.
+pub(crate) const SCHEMA: u64 = 1;
+/// Memory for pages of the database, in bytes: it is written much more than read.
+const CACHE: usize = 16 << 20;
+/// A file is compacted at the start where it is this many times larger than what it holds.
+const COMPACT_FACTOR: u64 = 4;
+/// Smaller files are not worth it, in bytes.
+const COMPACT_FROM: u64 = 64 << 20;
+
+fn definition(table: Table) -> Bin {
+    TableDefinition::new(table.as_str())
+}
+
+/// Turns a panic of the database on a damaged file into an error.
+fn guarded<T>(act: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(Failure::Damaged(
+                text.unwrap_or_else(|| "the database panicked".to_owned()),
+            ))
+        }
+    }
+}
+
+/// Opens the file, or makes it where it is missing or empty, checks every page of it and its layout.
+pub(crate) fn open(path: &Path) -> Result<Database, Failure> {
+    guarded(|| {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE);
+        builder.set_check_integrity_on_open(true);
+        let mut database = builder.create(path)?;
+        match schema(&database)? {
+            Some(SCHEMA) => {}
+            Some(newer) if newer > SCHEMA => return Err(Failure::Newer(newer)),
+            Some(other) => return Err(Failure::Damaged(format!("layout {other} was never written"))),
+            None => make_tables(&database)?,
+        }
+        let size = std::fs::metadata(path).map_err(Failure::Io)?.len();
+        if size >= COMPACT_FROM && size / COMPACT_FACTOR > live(&database)? {
+            database
+                .compact()
+                .map_err(|error| Failure::Other(error.to_string()))?;
+        }
+        Ok(database)
+    })
+}
+
+fn schema(database: &Database) -> Result<Option<u64>, Failure> {
+    let read = database.begin_read()?;
+    let meta = match read.open_table(META) {
+        Ok(meta) => meta,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(meta.get(SCHEMA_KEY)?.map(|value| value.value()))
+}
+
+fn make_tables(database: &Database) -> Result<(), Failure> {
+    let write = begin(database)?;
+    write.open_table(META)?.insert(SCHEMA_KEY, SCHEMA)?;
+    write.open_table(ASIDE)?;
+    for table in Table::ALL {
+        write.open_table(definition(table))?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
+/// Octets of what the file holds.
+fn live(database: &Database) -> Result<u64, Failure> {
+    let read = database.begin_read()?;
+    let mut live = 0;
+    for table in Table::ALL.map(definition).into_iter().chain([ASIDE]) {
+        let stats = read.open_table(table)?.stats()?;
+        live += stats.stored_bytes() + stats.metadata_bytes();
+    }
+    Ok(live)
+}
+
+fn begin(database: &Database) -> Result<WriteTransaction, Failure> {
+    let mut write = database.begin_write()?;
+    // The state of the allocator goes with each commit, so that opening after a crash needs no repair.
+    write.set_quick_repair(true);
+    Ok(write)
+}
+
+/// Makes a batch of changes durable, all or none.
+pub(crate) fn commit(database: &Database, batch: &Batch) -> Result<(), Failure> {
+    guarded(|| {
+        let write = begin(database)?;
+        for table in Table::ALL {
+            let mut open = write.open_table(definition(table))?;
+            for ((of, key), change) in &batch.changes {
+                match change {
+                    _ if *of != table => {}
+                    Change::Put(value) => {
+                        open.insert(key.as_ref(), value.as_ref())?;
+                    }
+                    Change::Delete => {
+                        open.remove(key.as_ref())?;
+                    }
+                }
+            }
+        }
+        if !batch.aside.is_empty() {
+            let mut aside = write.open_table(ASIDE)?;
+            let mut number = aside.last()?.map_or(0, |(key, _)| number_of(key.value()));
+            for (record, reason) in &batch.aside {
+                number = number.saturating_add(1);
+                let key = aside_key(number, record);
+                aside.insert(key.as_slice(), aside_value(record, reason).as_slice())?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    })
+}
+
+fn number_of(key: &[u8]) -> u64 {
+    let number = key.first_chunk::<8>();
+    number.map_or(0, |number| u64::from_be_bytes(*number))
+}
+
+/// A running number, then the table and key the record had.
+fn aside_key(number: u64, record: &Record) -> Vec<u8> {
+    let table = record.table.as_str().as_bytes();
+    [&number.to_be_bytes()[..], table, b"/", &record.key].concat()
+}
+
+/// The reason up to the first zero octet, then the record.
+fn aside_value(record: &Record, reason: &str) -> Vec<u8> {
+    let reason = reason.replace('\0', " ");
+    [reason.as_bytes(), b"\0", &record.value].concat()
+}
+
+/// All records, by table and key.
+pub(crate) fn read_all(database: &Database) -> Result<Vec<Record>, Failure> {
+    guarded(|| {
+        let read = database.begin_read()?;
+        let mut records = Vec::new();
+        for table in Table::ALL {
+            let open = read.open_table(definition(table))?;
+            for entry in open.iter()? {
+                let (key, value) = entry?;
+                records.push(Record {
+                    table,
+                    key: Bytes::copy_from_slice(key.value()),
+                    value: Bytes::copy_from_slice(value.value()),
+                });
+            }
+        }
+        Ok(records)
+    })
+}
+
+/// The reasons why records were set aside, the oldest first.
+pub(crate) fn read_aside(database: &Database) -> Result<Vec<String>, Failure> {
+    guarded(|| {
+        let read = database.begin_read()?;
+        let aside = read.open_table(ASIDE)?;
+        let mut reasons = Vec::new();
+        for entry in aside.iter()? {
+            let (_, value) = entry?;
+            let reason = value
+                .value()
+                .split(|&octet| octet == 0)
+                .next()
+                .unwrap_or_default();
+            reasons.push(String::from_utf8_lossy(reason).into_owned());
+        }
+        Ok(reasons)
+    })
+}
+
+#[cfg(test)]
+pub(crate) fn set_schema(database: &Database, schema: u64) {
+    let write = begin(database).unwrap();
+    write
+        .open_table(META)
+        .unwrap()
+        .insert(SCHEMA_KEY, schema)
+        .unwrap();
+    write.commit().unwrap();
+}
