@@ -19,7 +19,7 @@ mod supervise;
 mod wire;
 
 pub use link::{Adopted, Link, LinkError, Order};
-pub use supervise::{KeeperOptions, Severity, run};
+pub use supervise::{KeeperOptions, Log, Severity, run};
 pub use wire::{Refusal, StartReason};
 
 /// Exit code of a worker, and then of the keeper, whose configuration is wrong. It is not started again: nothing

@@ -41,6 +41,9 @@ pub enum Severity {
     Error,
 }
 
+/// Takes a log line of the keeper.
+pub type Log = Box<dyn Fn(Severity, &str)>;
+
 /// What to run and how patient to be.
 pub struct KeeperOptions {
     /// The worker's program.
@@ -61,7 +64,7 @@ pub struct KeeperOptions {
     /// the hard limit.
     pub descriptor_limit: u32,
     /// Where log lines go.
-    pub log: Box<dyn Fn(Severity, &str)>,
+    pub log: Log,
 }
 
 impl KeeperOptions {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use rustix::process::Signal;
-use sluice_keeper::{EXIT_CANNOT_START, EXIT_CONFIGURATION, EXIT_FAILED, KeeperOptions, Link, Order, run};
+use sluice_keeper::{EXIT_CANNOT_START, EXIT_CONFIGURATION, EXIT_FAILED, KeeperOptions, Link, run};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
@@ -73,7 +73,7 @@ fn worker() {
     let adopted = link.adopt().unwrap();
     let control = UnixStream::connect(std::env::var("KEEPER_TEST_CONTROL").unwrap()).unwrap();
     let mut lines = BufReader::new(control.try_clone().unwrap());
-    let mut say = |line: String| (&control).write_all(format!("{line}\n").as_bytes()).unwrap();
+    let say = |line: String| (&control).write_all(format!("{line}\n").as_bytes()).unwrap();
     say(format!(
         "{} {} {:?}",
         std::process::id(),
