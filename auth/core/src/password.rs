@@ -135,6 +135,11 @@ impl PasswordHash {
         self.output.expose().len()
     }
 
+    /// The hash itself, for the few places that compute with it. To compare, use [`PasswordHash::matches`].
+    pub fn output(&self) -> &[u8] {
+        self.output.expose()
+    }
+
     /// Whether a hash computed with the same cost, salt and length is this one, in constant time.
     pub fn matches(&self, computed: &[u8]) -> bool {
         self.output.expose().ct_eq(computed).into()
