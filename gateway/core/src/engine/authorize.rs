@@ -255,7 +255,7 @@ fn find(
             Ok(Some((address, Some(pool.to_owned()))))
         }
         Source::Static(address) => {
-            let taken = leases.take(address, None, wanted);
+            let taken = leases.take(address, wanted);
             taken.map_err(|reason| (reason, String::new()))?;
             Ok(Some((address, None)))
         }

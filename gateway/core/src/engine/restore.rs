@@ -252,7 +252,7 @@ impl Engine {
                     session: session.id,
                     now: to_millis(session.established.unwrap_or(session.created)),
                 };
-                match leases.take(address, pool, wanted) {
+                match leases.retake(address, pool, wanted) {
                     Ok(()) => taken.push((address, session.id)),
                     Err(_) => {
                         let id = session.id;

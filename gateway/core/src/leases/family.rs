@@ -60,6 +60,7 @@ struct PoolSpace {
     held: u64,
     kept: BTreeSet<(u64, Address)>,
     exhausted: u64,
+    /// The last request found nothing.
     told: bool,
 }
 
@@ -209,7 +210,6 @@ impl FamilyLeases {
         for (name, index, free) in found {
             if let Some(pool) = self.pools.get_mut(&name) {
                 pool.space.set_free(index, free);
-                pool.told &= !free;
             }
         }
     }
@@ -341,6 +341,9 @@ impl FamilyLeases {
         if let Some((until, _)) = self.resting.remove(&address) {
             self.resting_until.remove(&(until, address));
         }
+        if let Some(entry) = self.pools.get_mut(pool) {
+            entry.told = false;
+        }
         self.hold(address, Some(pool), user, session, now);
         Ok(address)
     }
@@ -371,29 +374,42 @@ impl FamilyLeases {
     pub(crate) fn take(
         &mut self,
         address: Address,
-        pool: Option<&str>,
         user: &str,
         session: SessionId,
         now: u64,
     ) -> Result<(), NoAddress> {
         self.expire(now);
         let span = Span::of(address);
-        let from = self.family.address(self.family.units(span).0).unwrap_or(address);
-        let touched = |address: &Address| Span::of(*address).start <= span.end;
-        let mut resting = self
-            .resting
-            .range(from..)
-            .take_while(|(address, _)| touched(address));
-        if self.holder(span).is_some()
-            || self.is_gateway(span)
-            || resting.any(|(_, (_, former))| former != user)
-        {
+        let rests = self.resting.range(self.from(span)..);
+        let mut rests = rests.take_while(|(address, _)| Span::of(**address).start <= span.end);
+        if self.is_gateway(span) || rests.any(|(_, (_, former))| former != user) {
             return Err(NoAddress::Taken);
         }
-        let kept = self
-            .kept_by_address
-            .range(from..)
-            .take_while(|(address, _)| touched(address));
+        self.retake(address, None, user, session, now)
+    }
+
+    /// The address of the first unit that a span touches: no kept or resting one before it does.
+    fn from(&self, span: Span) -> Address {
+        let first = self.family.address(self.family.units(span).0);
+        first.unwrap_or(Address::V4(std::net::Ipv4Addr::UNSPECIFIED))
+    }
+
+    /// Gives a session an address that it had before a restart. That the configuration has changed since is no
+    /// reason to take it away: only who holds it counts.
+    pub(crate) fn retake(
+        &mut self,
+        address: Address,
+        pool: Option<&str>,
+        user: &str,
+        session: SessionId,
+        now: u64,
+    ) -> Result<(), NoAddress> {
+        let span = Span::of(address);
+        if self.holder(span).is_some() {
+            return Err(NoAddress::Taken);
+        }
+        let kept = self.kept_by_address.range(self.from(span)..);
+        let kept = kept.take_while(|(address, _)| Span::of(**address).start <= span.end);
         let kept: Vec<StickyKey> = kept.map(|(_, key)| key.clone()).collect();
         for key in kept {
             self.forget(&key);
@@ -437,7 +453,7 @@ impl FamilyLeases {
         Some((held, pool))
     }
 
-    /// Undoes [`FamilyLeases::take`]: the address is not kept for anybody.
+    /// Undoes [`FamilyLeases::retake`]: the address is not kept for anybody.
     pub(crate) fn untake(&mut self, address: Address, session: SessionId) {
         if self.unhold(address, session).is_some() {
             self.refresh(Span::of(address));
@@ -495,11 +511,11 @@ impl FamilyLeases {
         self.pools.get(pool).is_some_and(|pool| pool.space.gives(address))
     }
 
-    /// Held addresses that came from a pool which no longer has them.
+    /// Held addresses that came from a pool which no longer has them, or that are our own now.
     pub(crate) fn orphans(&self) -> impl Iterator<Item = &Held> {
         self.held.values().filter(|held| {
-            let pool = held.pool.as_deref();
-            pool.is_some_and(|pool| !self.gives(pool, held.address))
+            let gone = |pool| !self.gives(pool, held.address);
+            held.pool.as_deref().is_some_and(gone) || self.is_gateway(Span::of(held.address))
         })
     }
 

@@ -89,21 +89,27 @@ impl Leases {
         family.allocate(pool, user, session, now, random)
     }
 
-    pub(crate) fn take(
+    pub(crate) fn take(&mut self, address: Address, wanted: For<'_>) -> Result<(), NoAddress> {
+        let For { user, session, now } = wanted;
+        self.family_of(address).take(address, user, session, now)
+    }
+
+    /// Gives a restored session what it had.
+    pub(crate) fn retake(
         &mut self,
         address: Address,
         pool: Option<&str>,
         wanted: For<'_>,
     ) -> Result<(), NoAddress> {
         let For { user, session, now } = wanted;
-        self.family_of(address).take(address, pool, user, session, now)
+        self.family_of(address).retake(address, pool, user, session, now)
     }
 
     pub(crate) fn release(&mut self, address: Address, session: SessionId, now: u64) -> bool {
         self.family_of(address).release(address, session, now)
     }
 
-    /// Undoes [`Leases::take`], as if it had never been.
+    /// Undoes [`Leases::retake`], as if it had never been.
     pub(crate) fn untake(&mut self, address: Address, session: SessionId) {
         self.family_of(address).untake(address, session);
     }

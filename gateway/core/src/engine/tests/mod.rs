@@ -73,7 +73,10 @@ pub(super) fn origin(shard: u16) -> Origin {
 
 pub(super) fn peer(number: u32) -> PeerAddr {
     PeerAddr {
-        remote: SocketAddr::from((std::net::Ipv4Addr::from(0xc000_0200 + number), 1701)),
+        remote: SocketAddr::from((
+            std::net::Ipv4Addr::from(0xc000_0200u32.wrapping_add(number)),
+            1701,
+        )),
         local: "203.0.113.1:1701".parse().unwrap(),
     }
 }
