@@ -1,3 +1,6 @@
 //! What the tests across crates share: the rig that runs real clients against a real gateway.
+//!
+//! It is a part of tests only, so it panics where a test is to fail.
+#![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
 pub mod rig;

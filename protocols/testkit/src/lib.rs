@@ -7,19 +7,23 @@
 
 mod clock;
 pub mod contract;
+pub mod lac;
 pub mod link;
 pub mod log;
 pub mod memory;
 pub mod mutate;
 pub mod node;
 pub mod pair;
+pub mod policy;
+pub mod relay;
 mod seed;
 pub mod vectors;
 
 pub use clock::Clock;
 pub use link::{Impairment, Link};
-pub use node::{Node, Packet, Policy};
+pub use node::{Node, Packet};
 pub use pair::{Pair, Side, Tap};
+pub use policy::Policy;
 pub use seed::Seeded;
 
 #[cfg(test)]

@@ -1,0 +1,369 @@
+//! Thousands of clients at once over real sockets, from one thread.
+
+use super::{CallId, Lac, LacConfig, LacEvent, wire};
+use crate::Seeded;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Datagrams read from one socket before timers and the other sockets have their turn.
+const READ_BUDGET: usize = 256;
+/// Asked of the kernel for each socket, so that a burst of answers is not lost on our side.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// Longest sleep: an upper bound on the error of the limits.
+const MAX_SLEEP: Duration = Duration::from_millis(100);
+/// Time allowed for closing all tunnels.
+const CLOSING: Duration = Duration::from_secs(10);
+/// Largest datagram read.
+const DATAGRAM: usize = 65_536;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct StormConfig {
+    /// Address of the LNS.
+    pub server: SocketAddr,
+    /// Tunnels; each has [`LacConfig::calls`] calls.
+    pub tunnels: u16,
+    /// Sockets, each with a port of its own, over which the tunnels are spread.
+    pub sockets: usize,
+    /// Local address; `None`: the kernel's choice.
+    pub local: Option<IpAddr>,
+    /// Time over which the tunnels are started evenly; zero: all at once.
+    pub ramp: Duration,
+    /// Longest time until all calls must be up or failed, from the start.
+    pub limit: Duration,
+    /// How long the calls are held before they are ended.
+    pub hold: Duration,
+    /// Whether tunnels are ended by StopCCN; otherwise they just fall silent.
+    pub close: bool,
+    /// Seed of identifiers and challenges.
+    pub seed: u64,
+    /// How each LAC behaves; [`LacConfig::first_call`] is moved on for each tunnel.
+    pub lac: LacConfig,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StormReport {
+    /// Calls asked for.
+    pub calls: usize,
+    /// Calls that came up.
+    pub up: usize,
+    /// Calls that did not come up, by reason.
+    pub failed: BTreeMap<String, usize>,
+    /// Calls that were up and ended before they were told to, by reason.
+    pub lost: BTreeMap<String, usize>,
+    /// Tunnels ended at the end that the LNS acknowledged.
+    pub closed: usize,
+    /// Time from the start of its tunnel to its being up, for each call that came up, ascending.
+    pub times: Vec<Duration>,
+    /// Time from the start of the first tunnel until the last call was up.
+    pub elapsed: Duration,
+    /// Datagrams sent and received until then.
+    pub datagrams: (u64, u64),
+    /// Control messages sent more than once.
+    pub retransmissions: u64,
+    /// Datagrams that the kernel refused to send.
+    pub send_errors: u64,
+    /// IP packets that clients received.
+    pub ip_packets: u64,
+}
+
+impl StormReport {
+    /// Calls that came up for each second of [`StormReport::elapsed`].
+    pub fn rate(&self) -> f64 {
+        if self.elapsed.is_zero() {
+            0.0
+        } else {
+            self.up as f64 / self.elapsed.as_secs_f64()
+        }
+    }
+
+    /// The time within which this share of the calls, 0 to 1, came up; zero where none did.
+    pub fn percentile(&self, share: f64) -> Duration {
+        let rank = (share * self.times.len() as f64).ceil() as usize;
+        self.times
+            .get(rank.saturating_sub(1))
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+struct Slot {
+    lac: Lac,
+    socket: usize,
+    started: Instant,
+    up: Vec<bool>,
+    /// The earliest entry of this slot among the timers.
+    armed: Option<Instant>,
+}
+
+/// The clients and their sockets.
+struct Storm {
+    config: StormConfig,
+    sockets: Vec<UdpSocket>,
+    /// For packets of a script that are to come from another port.
+    stray: UdpSocket,
+    /// By tunnel id less one.
+    slots: Vec<Slot>,
+    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    report: StormReport,
+    finished: usize,
+    over: usize,
+    ending: bool,
+    last_up: Instant,
+    buffer: Vec<u8>,
+}
+
+/// Runs a storm to its end.
+pub fn run(config: StormConfig) -> io::Result<StormReport> {
+    let start = Instant::now();
+    let sockets: Vec<UdpSocket> = (0..config.sockets.max(1))
+        .map(|_| open_socket(&config))
+        .collect::<io::Result<_>>()?;
+    let calls = usize::from(config.tunnels) * config.lac.calls;
+    let mut storm = Storm {
+        stray: open_socket(&config)?,
+        sockets,
+        slots: Vec::with_capacity(usize::from(config.tunnels)),
+        timers: BinaryHeap::new(),
+        report: StormReport {
+            calls,
+            ..StormReport::default()
+        },
+        finished: 0,
+        over: 0,
+        ending: false,
+        last_up: start,
+        buffer: vec![0; DATAGRAM],
+        config,
+    };
+    storm.set_up(start)?;
+    storm.hold()?;
+    storm.end()?;
+    Ok(storm.report)
+}
+
+fn open_socket(config: &StormConfig) -> io::Result<UdpSocket> {
+    let any: IpAddr = match config.server {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((config.local.unwrap_or(any), 0))?;
+    socket.connect(config.server)?;
+    socket.set_nonblocking(true)?;
+    // The kernel may grant less; the report shows it as retransmissions.
+    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
+    Ok(socket)
+}
+
+impl Storm {
+    fn set_up(&mut self, start: Instant) -> io::Result<()> {
+        let limit = start + self.config.limit;
+        let tunnels = usize::from(self.config.tunnels);
+        while self.finished < self.report.calls {
+            let now = Instant::now();
+            if now >= limit {
+                break;
+            }
+            let elapsed = (now - start).as_secs_f64();
+            let due = match self.config.ramp.as_secs_f64() {
+                ramp if ramp > 0.0 => ((elapsed / ramp * tunnels as f64) as usize + 1).min(tunnels),
+                _ => tunnels,
+            };
+            // A few at a time, so that answers are read while others are still being started.
+            let due = due.min(self.slots.len() + 32);
+            let more = due < tunnels && self.config.ramp.is_zero();
+            while self.slots.len() < due {
+                self.start_one(Instant::now());
+            }
+            let ramp_step = self.config.ramp / u32::from(self.config.tunnels.max(1));
+            let sleep = if more {
+                Duration::ZERO
+            } else if due < tunnels {
+                ramp_step.min(MAX_SLEEP)
+            } else {
+                MAX_SLEEP.min(limit.saturating_duration_since(now))
+            };
+            self.turn(sleep)?;
+        }
+        self.report.elapsed = self.last_up - start;
+        self.report.times.sort();
+        let unfinished = self.report.calls - self.finished;
+        if unfinished > 0 {
+            *self.report.failed.entry("not_up_in_time".into()).or_default() += unfinished;
+        }
+        Ok(())
+    }
+
+    fn start_one(&mut self, now: Instant) {
+        let number = self.slots.len();
+        let mut config = self.config.lac.clone();
+        config.first_call += number * config.calls;
+        let mut random = Seeded::new(self.config.seed.wrapping_add(number as u64));
+        let calls = config.calls;
+        let lac = Lac::dial(Arc::new(config), number as u16 + 1, random.split(), now);
+        let socket = number % self.sockets.len();
+        self.slots.push(Slot {
+            lac,
+            socket,
+            started: now,
+            up: vec![false; calls],
+            armed: None,
+        });
+        self.after(number);
+    }
+
+    fn hold(&mut self) -> io::Result<()> {
+        let until = Instant::now() + self.config.hold;
+        while let Some(left) = until
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+        {
+            self.turn(left.min(MAX_SLEEP))?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.ending = true;
+        self.report.retransmissions = self.slots.iter().map(|slot| slot.lac.retransmissions()).sum();
+        if !self.config.close {
+            return Ok(());
+        }
+        let already_over = self.over;
+        let until = Instant::now() + CLOSING;
+        for number in 0..self.slots.len() {
+            self.slots[number].lac.close(Instant::now());
+            self.after(number);
+            if number % 32 == 31 {
+                self.turn(Duration::ZERO)?;
+            }
+        }
+        while self.over < self.slots.len() && Instant::now() < until {
+            self.turn(MAX_SLEEP)?;
+        }
+        self.report.closed = self.over - already_over;
+        Ok(())
+    }
+
+    /// Waits for packets for `sleep` or until the next timer, and works on what came.
+    fn turn(&mut self, sleep: Duration) -> io::Result<()> {
+        let now = Instant::now();
+        let timer = self
+            .timers
+            .peek()
+            .map(|&Reverse((at, _))| at.saturating_duration_since(now));
+        let sleep = timer.map_or(sleep, |timer| timer.min(sleep));
+        let timeout = Timespec {
+            tv_sec: sleep.as_secs() as i64,
+            tv_nsec: i64::from(sleep.subsec_nanos()),
+        };
+        let ready: Vec<usize> = {
+            let mut fds: Vec<PollFd<'_>> = self
+                .sockets
+                .iter()
+                .map(|socket| PollFd::new(socket, PollFlags::IN))
+                .collect();
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            (0..fds.len())
+                .filter(|&at| !fds[at].revents().is_empty())
+                .collect()
+        };
+        for socket in ready {
+            self.read(socket)?;
+        }
+        let now = Instant::now();
+        while let Some(&Reverse((at, number))) = self.timers.peek()
+            && at <= now
+        {
+            self.timers.pop();
+            let slot = &mut self.slots[number];
+            if slot.armed == Some(at) {
+                slot.armed = None;
+            }
+            // Its timer may have moved on since it was armed.
+            if slot.lac.poll_timeout().is_some_and(|at| at <= now) {
+                slot.lac.handle_timeout(now);
+            }
+            self.after(number);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, socket: usize) -> io::Result<()> {
+        for _ in 0..READ_BUDGET {
+            let length = match self.sockets[socket].recv(&mut self.buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // ICMP port unreachable: the server is not there yet, or not any more. Timers deal with it.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => continue,
+                Err(error) => return Err(error),
+            };
+            self.report.datagrams.1 += u64::from(self.finished < self.report.calls);
+            let Some(tunnel) = self.buffer.get(..length).and_then(wire::tunnel_of) else {
+                continue;
+            };
+            let number = usize::from(tunnel).wrapping_sub(1);
+            let Some(slot) = self.slots.get_mut(number).filter(|slot| slot.socket == socket) else {
+                continue;
+            };
+            slot.lac.handle_datagram(&self.buffer[..length], Instant::now());
+            self.after(number);
+        }
+        Ok(())
+    }
+
+    /// Sends what a LAC has to send, books its events and arms its timer.
+    fn after(&mut self, number: usize) {
+        let slot = &mut self.slots[number];
+        while let Some(packet) = slot.lac.poll_transmit() {
+            let socket = if packet.other_port {
+                &self.stray
+            } else {
+                &self.sockets[slot.socket]
+            };
+            self.report.datagrams.0 += u64::from(self.finished < self.report.calls);
+            self.report.send_errors += u64::from(socket.send(&packet.bytes).is_err());
+        }
+        while let Some(event) = slot.lac.poll_event() {
+            match event {
+                LacEvent::CallUp {
+                    call: CallId(call), ..
+                } => {
+                    slot.up[call] = true;
+                    self.finished += 1;
+                    self.report.up += 1;
+                    self.last_up = Instant::now();
+                    self.report.times.push(self.last_up - slot.started);
+                }
+                LacEvent::CallDown { .. } if self.ending => {}
+                LacEvent::CallDown {
+                    call: CallId(call),
+                    reason,
+                } if slot.up[call] => {
+                    *self.report.lost.entry(reason).or_default() += 1;
+                }
+                LacEvent::CallDown { reason, .. } => {
+                    self.finished += 1;
+                    *self.report.failed.entry(reason).or_default() += 1;
+                }
+                LacEvent::TunnelDown { .. } => self.over += 1,
+                LacEvent::Ip { .. } => self.report.ip_packets += 1,
+                LacEvent::TunnelUp => {}
+            }
+        }
+        let next = slot.lac.poll_timeout();
+        if let Some(at) = next.filter(|&at| slot.armed.is_none_or(|armed| at < armed)) {
+            slot.armed = Some(at);
+            self.timers.push(Reverse((at, number)));
+        }
+    }
+}

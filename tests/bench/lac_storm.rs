@@ -1,0 +1,171 @@
+//! Sets up thousands of L2TP tunnels with PPP clients against a server and reports how that went.
+
+use clap::Parser;
+use serde_json::{Map, Value, json};
+use sluice_testkit::lac::LacConfig;
+use sluice_testkit::lac::storm::{self, StormConfig, StormReport};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Set up many L2TP clients at once and report set-ups per second, times and failures.
+#[derive(Parser)]
+#[command(name = "lac-storm")]
+struct Options {
+    /// Address and port of the L2TP server.
+    #[arg(long, default_value = "127.0.0.1:1701")]
+    server: SocketAddr,
+    /// Number of clients.
+    #[arg(long, default_value_t = 1000)]
+    clients: usize,
+    /// User name; `{}` in it stands for the number of the client.
+    #[arg(long)]
+    user: String,
+    /// Password.
+    #[arg(long)]
+    password: String,
+    /// Tunnel secret.
+    #[arg(long)]
+    secret: Option<String>,
+    /// Host Name given to the server.
+    #[arg(long, default_value = "lac-storm")]
+    host_name: String,
+    /// Clients in each tunnel.
+    #[arg(long, default_value_t = 1)]
+    calls_per_tunnel: usize,
+    /// Milliseconds over which the tunnels are started; 0: all at once.
+    #[arg(long, default_value_t = 0)]
+    ramp: u64,
+    /// Seconds to wait until all are up.
+    #[arg(long, default_value_t = 60)]
+    limit: u64,
+    /// Seconds to stay up.
+    #[arg(long, default_value_t = 0)]
+    hold: u64,
+    /// Sockets, each with a source port of its own.
+    #[arg(long, default_value_t = 16)]
+    sockets: usize,
+    /// Source address.
+    #[arg(long)]
+    local: Option<IpAddr>,
+    /// Ask for IPv4 only.
+    #[arg(long)]
+    no_ipv6: bool,
+    /// Leave without a word instead of ending the tunnels.
+    #[arg(long)]
+    vanish: bool,
+    /// Seed of identifiers and challenges.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let calls = options.calls_per_tunnel.max(1);
+    let Ok(tunnels) = u16::try_from(options.clients.div_ceil(calls)) else {
+        eprintln!("lac-storm: at most 65535 tunnels; use --calls-per-tunnel");
+        return ExitCode::from(2);
+    };
+    let config = StormConfig {
+        server: options.server,
+        tunnels,
+        sockets: options.sockets,
+        local: options.local,
+        ramp: Duration::from_millis(options.ramp),
+        limit: Duration::from_secs(options.limit),
+        hold: Duration::from_secs(options.hold),
+        close: !options.vanish,
+        seed: options.seed,
+        lac: LacConfig {
+            host_name: options.host_name,
+            secret: options.secret.map(String::into_bytes),
+            calls,
+            user: options.user,
+            password: options.password.into_bytes(),
+            ipv6: !options.no_ipv6,
+            ..LacConfig::default()
+        },
+    };
+    let report = match storm::run(config) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("lac-storm: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.json {
+        println!("{}", as_json(&report));
+    } else {
+        print(&report);
+    }
+    if report.up == report.calls && report.lost.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+const SHARES: [(&str, f64); 5] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p99", 0.99),
+    ("p999", 0.999),
+    ("max", 1.0),
+];
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn as_json(report: &StormReport) -> Value {
+    let times: Map<String, Value> = SHARES
+        .iter()
+        .map(|&(name, share)| (name.to_owned(), json!(milliseconds(report.percentile(share)))))
+        .collect();
+    json!({
+        "calls": report.calls,
+        "up": report.up,
+        "failed": report.failed,
+        "lost": report.lost,
+        "closed_tunnels": report.closed,
+        "elapsed_ms": milliseconds(report.elapsed),
+        "per_second": report.rate().round(),
+        "time_to_up_ms": times,
+        "datagrams_sent": report.datagrams.0,
+        "datagrams_received": report.datagrams.1,
+        "retransmissions": report.retransmissions,
+        "send_errors": report.send_errors,
+        "ip_packets": report.ip_packets,
+    })
+}
+
+fn print(report: &StormReport) {
+    println!(
+        "up {} of {} in {:.3} s",
+        report.up,
+        report.calls,
+        report.elapsed.as_secs_f64()
+    );
+    println!("set-ups per second {:.0}", report.rate());
+    let times: Vec<String> = SHARES
+        .iter()
+        .map(|&(name, share)| format!("{name} {:.1} ms", milliseconds(report.percentile(share))))
+        .collect();
+    println!("time to up: {}", times.join(", "));
+    println!(
+        "datagrams sent {}, received {}, control messages sent again {}, refused by the kernel {}",
+        report.datagrams.0, report.datagrams.1, report.retransmissions, report.send_errors
+    );
+    let table = |title: &str, reasons: &BTreeMap<String, usize>| {
+        for (reason, count) in reasons {
+            println!("{title} {count}: {reason}");
+        }
+    };
+    table("failed", &report.failed);
+    table("lost", &report.lost);
+    println!("tunnels closed cleanly {}", report.closed);
+}
