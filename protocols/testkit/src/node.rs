@@ -5,9 +5,9 @@ use crate::{Clock, Policy, Seeded};
 use bytes::{Bytes, BytesMut};
 use sluice_auth::Verdict;
 use sluice_spi::{
-    CallInfo, Demux, Entropy, Event, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
-    OpenError, Opened, PathKey, PathSpec, PathStats, PathUpdate, Payload, PeerAddr, Refusal, Released, Route,
-    ShardId, Shards, TerminateCause, Transmit, Via,
+    Demux, Entropy, Event, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open, OpenError,
+    Opened, PathKey, PathSpec, PathStats, PathUpdate, Payload, PeerAddr, Refusal, Released, Route, ShardId,
+    Shards, TerminateCause, Transmit, Via,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

@@ -425,6 +425,7 @@ fn hostile_answers_never_panic() {
 fn serve(habits: Habits, stop: Arc<AtomicBool>) -> (std::net::SocketAddr, std::thread::JoinHandle<usize>) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    storm::grow_buffer(&socket);
     let address = socket.local_addr().unwrap();
     let thread = std::thread::spawn(move || {
         let mut lns = Lns::new(habits);

@@ -3,6 +3,7 @@
 use super::{CallId, Lac, LacConfig, LacEvent, wire};
 use crate::Seeded;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io::{self, ErrorKind};
@@ -156,9 +157,16 @@ fn open_socket(config: &StormConfig) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((config.local.unwrap_or(any), 0))?;
     socket.connect(config.server)?;
     socket.set_nonblocking(true)?;
-    // The kernel may grant less; the report shows it as retransmissions.
-    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
+    grow_buffer(&socket);
     Ok(socket)
+}
+
+/// Asks for a large receive buffer: beyond the kernel's limit where we may (CAP_NET_ADMIN), up to it elsewhere. A
+/// burst that finds it too small anyway shows in the report as retransmissions and times of over 3 s.
+pub fn grow_buffer(socket: &UdpSocket) {
+    if sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER);
+    }
 }
 
 impl Storm {
