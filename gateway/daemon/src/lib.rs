@@ -1,3 +1,4 @@
 //! Sluice: a multi-protocol session gateway and tunnel concentrator.
+pub mod admin;
 pub mod config;
 pub mod logs;

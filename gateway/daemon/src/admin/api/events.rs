@@ -1,0 +1,43 @@
+//! The event stream, as server-sent events.
+
+use super::Result;
+use crate::admin::Plane;
+use crate::admin::call::Call;
+use crate::admin::events::{Cursor, EventFilter};
+use crate::admin::server::stopped;
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a comment is sent where nothing happens, so that proxies and clients know the stream is alive.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+pub(crate) async fn follow(call: Call) -> Result {
+    let params = call.params();
+    let filter = EventFilter {
+        types: params.text("types").map_or_else(Vec::new, |types| {
+            types.split(',').map(|name| name.trim().to_owned()).collect()
+        }),
+        session: params.parsed("session", "the id of a session"),
+    };
+    params.finish()?;
+    let last = call.headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let cursor = call.plane.events().follow(last, filter);
+    let stream = futures_util::stream::unfold((call.plane.clone(), cursor), next);
+    let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("alive");
+    Ok(Sse::new(stream).keep_alive(heartbeat).into_response())
+}
+
+type State = (Arc<Plane>, Cursor);
+
+async fn next((plane, mut cursor): State) -> Option<(std::result::Result<Event, Infallible>, State)> {
+    let mut stop = plane.stopping();
+    let sent = tokio::select! {
+        sent = plane.events().wait(&mut cursor) => sent?,
+        () = stopped(&mut stop) => return None,
+    };
+    let event = Event::default().id(sent.id).event(sent.name).data(sent.data);
+    Some((Ok(event), (plane, cursor)))
+}

@@ -1,0 +1,143 @@
+//! Sessions, and those that have ended.
+
+use super::Result;
+use crate::admin::call::{Call, Params, json};
+use crate::admin::problem::{Code, Problem};
+use crate::admin::views::SessionView;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use sluice_core::{Order, SessionFilter, SessionId, SessionQuery, State};
+use sluice_spi::TerminateCause;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+fn read_query(params: &Params<'_>) -> SessionQuery {
+    let address = "an IP address";
+    SessionQuery {
+        filter: SessionFilter {
+            protocol: params.text("protocol"),
+            listener: params.text("listener"),
+            state: params.parsed::<State>("state", "a state of sessions such as established"),
+            user: params.text("user"),
+            realm: params.text("realm"),
+            peer: params.parsed("peer", address),
+            address: params.parsed("address", address),
+            tunnel: params.parsed("tunnel", "the id of a tunnel"),
+        },
+        order: match params.parsed::<OrderText>("order", "oldest or newest") {
+            Some(OrderText(order)) => order,
+            None => Order::OldestFirst,
+        },
+        after: params.parsed("cursor", "the `next` of the page before"),
+        limit: params.limit(),
+    }
+}
+
+struct OrderText(Order);
+
+impl std::str::FromStr for OrderText {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        match text {
+            "oldest" => Ok(Self(Order::OldestFirst)),
+            "newest" => Ok(Self(Order::NewestFirst)),
+            _ => Err(()),
+        }
+    }
+}
+
+pub(crate) async fn list(call: Call) -> Result {
+    let params = call.params();
+    let query = read_query(&params);
+    params.finish()?;
+    let page = call.plane.engine().sessions(&query);
+    let views: Vec<SessionView> = page.items.iter().map(SessionView::from).collect();
+    call.page(&views, page.next.map(|next| next.to_string()))
+}
+
+pub(crate) async fn history(call: Call) -> Result {
+    let params = call.params();
+    let query = read_query(&params);
+    params.finish()?;
+    let page = call.plane.engine().history(&query);
+    let views: Vec<SessionView> = page
+        .items
+        .iter()
+        .map(|session| SessionView::from(&**session))
+        .collect();
+    call.page(&views, page.next.map(|next| next.to_string()))
+}
+
+/// The one session of the history with an id.
+fn ended(call: &Call, id: SessionId) -> Option<Arc<sluice_core::Session>> {
+    // Ids order by time: the one asked for is the first after the one before it.
+    let before = u128::from_be_bytes(id.to_bytes()).checked_sub(1);
+    let query = SessionQuery {
+        after: before.map(|before| SessionId::from_bytes(before.to_be_bytes())),
+        limit: 1,
+        ..SessionQuery::default()
+    };
+    let found = call.plane.engine().history(&query).items.into_iter().next();
+    found.filter(|session| session.id == id)
+}
+
+pub(crate) async fn show(call: Call) -> Result {
+    let id: SessionId = call.id("such session")?;
+    let live = call.plane.control().describe_session(id).await;
+    if let Some(session) = call.plane.engine().session(id) {
+        let view = SessionView::from(&session).with_live(&live.unwrap_or_default());
+        return json(StatusCode::OK, &view);
+    }
+    let session = ended(&call, id).ok_or_else(|| Problem::not_found("such session (any more)"))?;
+    json(StatusCode::OK, &SessionView::from(&*session))
+}
+
+/// How sessions are to be ended.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Terminate {
+    /// The terminate cause by RFC 2866's name.
+    #[serde(default = "admin_reset")]
+    #[schema(default = "admin-reset")]
+    cause: String,
+}
+
+fn admin_reset() -> String {
+    TerminateCause::AdminReset.as_str().to_owned()
+}
+
+impl Terminate {
+    /// Reads the cause of a request.
+    pub(super) fn cause(call: &Call) -> std::result::Result<TerminateCause, Problem> {
+        let Terminate { cause } = call.json()?;
+        cause.parse().map_err(|_| {
+            let all: Vec<&str> = TerminateCause::ALL.iter().map(|cause| cause.as_str()).collect();
+            Problem::member("cause", format!("must be one of {}", all.join(", ")))
+        })
+    }
+}
+
+/// A session that is being ended.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Terminating {
+    id: String,
+    cause: &'static str,
+    /// False: it was being ended already.
+    requested: bool,
+}
+
+pub(crate) async fn terminate(call: Call) -> Result {
+    let id: SessionId = call.id("such session")?;
+    let cause = Terminate::cause(&call)?;
+    let requested = call.plane.engine().end_session(id, cause);
+    if !requested && call.plane.engine().session(id).is_none() {
+        return Err(match ended(&call, id) {
+            Some(_) => Problem::new(Code::Conflict, "the session has ended already"),
+            None => Problem::not_found("such session"),
+        });
+    }
+    let cause = cause.as_str();
+    let id = id.to_string();
+    json(StatusCode::ACCEPTED, &Terminating { id, cause, requested })
+}
