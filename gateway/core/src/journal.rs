@@ -34,9 +34,6 @@ impl fmt::Display for Table {
     }
 }
 
-/// Longest key, in bytes: two names of 255 bytes each with their lengths.
-pub const MAX_KEY: usize = 640;
-
 /// One stored record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {

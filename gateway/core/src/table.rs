@@ -43,8 +43,8 @@ pub(crate) struct LiveSession {
 }
 
 impl LiveSession {
-    pub(crate) fn new(session: Session, now: Instant) -> Self {
-        Self {
+    pub(crate) fn new(session: Session, now: Instant) -> Box<Self> {
+        Box::new(Self {
             session,
             base: PathStats::default(),
             path: PathStats::default(),
@@ -52,7 +52,7 @@ impl LiveSession {
             ending: None,
             saved: None,
             unsaved: false,
-        }
+        })
     }
 
     /// Goes to another state where that is legal.
@@ -124,7 +124,8 @@ type Counts = BTreeMap<(&'static str, State), u64>;
 
 #[derive(Default)]
 pub(crate) struct Table {
-    sessions: DashMap<SessionId, LiveSession>,
+    /// Boxed: a session is some hundred octets, and a growing map would move them and leave as much room again.
+    sessions: DashMap<SessionId, Box<LiveSession>>,
     tunnels: DashMap<TunnelId, LiveTunnel>,
     users: DashMap<String, User>,
     peers: DashMap<IpAddr, BTreeSet<SessionId>>,
@@ -203,12 +204,12 @@ impl Table {
 
     /// Takes a session in; gives it back where its tunnel is gone, or the tunnel has one of that name, or there
     /// is one with its identifier.
-    pub(crate) fn insert(&self, live: LiveSession) -> Result<(), Box<LiveSession>> {
+    pub(crate) fn insert(&self, live: Box<LiveSession>) -> Result<(), Box<LiveSession>> {
         let session = &live.session;
         let (id, local, tunnel) = (session.id, session.local, session.tunnel);
         let (peer, protocol, state) = (session.peer.remote.ip(), session.origin.protocol, session.state);
         match self.sessions.entry(id) {
-            Entry::Occupied(_) => return Err(Box::new(live)),
+            Entry::Occupied(_) => return Err(live),
             Entry::Vacant(vacant) => {
                 vacant.insert(live);
             }
@@ -222,7 +223,7 @@ impl Table {
         });
         if joined != Some(true) {
             return match self.sessions.remove(&id) {
-                Some((_, live)) => Err(Box::new(live)),
+                Some((_, live)) => Err(live),
                 None => Ok(()),
             };
         }
@@ -252,7 +253,7 @@ impl Table {
     }
 
     /// Takes a session out of the table and all its indexes. Only one caller gets it.
-    pub(crate) fn remove(&self, id: SessionId) -> Option<LiveSession> {
+    pub(crate) fn remove(&self, id: SessionId) -> Option<Box<LiveSession>> {
         let (_, live) = self.sessions.remove(&id)?;
         let session = &live.session;
         recount(

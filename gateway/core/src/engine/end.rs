@@ -32,7 +32,7 @@ impl Engine {
     }
 
     /// What is to be done about a session that was taken out of the table.
-    fn finish(&self, mut live: LiveSession, ended: &Ended, path: PathStats, now: Now) {
+    fn finish(&self, mut live: Box<LiveSession>, ended: &Ended, path: PathStats, now: Now) {
         live.count(path);
         let mut session = live.session;
         let was_opening = session.established.is_none() && session.restored == 0;

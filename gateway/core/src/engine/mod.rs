@@ -211,7 +211,15 @@ impl Engine {
         let admitted = lock(&self.admission).session(&asking);
         admitted.map_err(|reason| self.refuse_session(origin, tunnel, call, reason))?;
         let id = lock(&self.mint).session(now.wall);
-        let session = opening_session(id, origin, tunnel, local, call, now);
+        let config = self.config();
+        let limits = SessionLimits {
+            session_timeout: config.defaults.session_timeout,
+            idle_timeout: config.defaults.idle_timeout,
+        };
+        let session = Session {
+            limits,
+            ..opening_session(id, origin, tunnel, local, call, now)
+        };
         let inserted = self.table.insert(LiveSession::new(session.clone(), now.instant));
         if inserted.is_err() {
             let mut admission = lock(&self.admission);
@@ -220,8 +228,7 @@ impl Engine {
             drop(admission);
             return Err(self.refuse_session(origin, tunnel, call, reason));
         }
-        let timeout = self.config().defaults.opening_timeout;
-        let until = now.instant.checked_add(timeout);
+        let until = now.instant.checked_add(config.defaults.opening_timeout);
         self.clocks.set(origin.shard, id, Limit::Opening, until);
         self.opened.fetch_add(1, Ordering::Relaxed);
         self.tell(EngineEvent::SessionOpened(Arc::new(session)));
@@ -353,7 +360,10 @@ impl Engine {
             }
             return true;
         };
-        let kept = |session: &Session| matches!(session.state, State::Established | State::Suspended);
+        let kept = |session: &Session| {
+            let state = session.state;
+            matches!(state, State::Established | State::Suspended | State::Recovering)
+        };
         let snapshots = sessions.into_iter().filter_map(|id| self.table.snapshot(id));
         let snapshots: Vec<Session> = snapshots.filter(kept).collect();
         match record::encode_tunnel(now.wall, &tunnel, &checkpoint, &snapshots) {

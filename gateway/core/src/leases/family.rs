@@ -201,17 +201,14 @@ impl FamilyLeases {
 
     /// Works out anew which of a span's addresses are free.
     fn refresh(&mut self, span: Span) {
-        let mut found = Vec::new();
-        for (name, pool) in &self.pools {
+        // Whether an address is free does not depend on pools.
+        let mut pools = std::mem::take(&mut self.pools);
+        for pool in pools.values_mut() {
             for (index, address) in pool.space.touched(span) {
-                found.push((name.clone(), index, self.is_free(address)));
+                pool.space.set_free(index, self.is_free(address));
             }
         }
-        for (name, index, free) in found {
-            if let Some(pool) = self.pools.get_mut(&name) {
-                pool.space.set_free(index, free);
-            }
-        }
+        self.pools = pools;
     }
 
     fn is_free(&self, address: Address) -> bool {

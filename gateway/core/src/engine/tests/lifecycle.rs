@@ -245,6 +245,21 @@ fn silence_and_age_end_sessions() {
 }
 
 #[test]
+fn a_session_that_needs_no_authentication_has_the_default_timeouts() {
+    let mut config = config();
+    config.defaults.idle_timeout = Some(Duration::from_secs(10));
+    let mut small = Small::new(config);
+    let tunnel = small.tunnel(16);
+    let id = small.open(tunnel, 1);
+    assert!(small.engine.session_up(id, &[], small.now));
+    small.tick(10);
+    assert_eq!(
+        small.engine.due(ShardId(0), small.now),
+        [(id, TerminateCause::IdleTimeout)]
+    );
+}
+
+#[test]
 fn ends_asked_for_are_given_to_the_right_shard_once() {
     let small = Small::new(config());
     let tunnel = small.tunnel(16);

@@ -284,6 +284,20 @@ fn a_record_loses_against_a_living_tunnel() {
 }
 
 #[test]
+fn a_checkpoint_before_the_recovery_is_told_forgets_no_session() {
+    let small = Small::new(config());
+    let (tunnel, ids) = with_record(&small);
+    let after = small.restart(config(), SECOND);
+    load(&after);
+    after.engine.checkpoint(tunnel, Some(module_state()), after.now);
+    let again = after.restart(config(), SECOND);
+    let loaded = load(&again);
+    assert_eq!(loaded.sessions, 2);
+    recover(&again, &loaded);
+    assert_eq!(again.session(ids[0]).restored, 2);
+}
+
+#[test]
 fn the_record_goes_with_the_tunnel_or_with_what_could_go_on() {
     let small = Small::new(config());
     let (tunnel, _) = with_record(&small);
