@@ -1,0 +1,273 @@
+//! The Authenticate phase: PAP (RFC 1334) from either side.
+
+use super::{Phase, Ppp};
+use crate::api::PppEvent;
+use crate::drops;
+use crate::header::protocol;
+use crate::wire::{Packet, pap};
+use sluice_auth::{AuthRequest, Credentials, Identity, RejectReason, Secret, Verdict};
+use sluice_spi::wire::display_text;
+use sluice_spi::{Ended, Severity, TerminateCause};
+use std::time::Instant;
+
+/// What a refused peer is told, whatever the reason.
+const REFUSED: &str = "Login incorrect";
+
+/// How far authentication is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Step {
+    /// It is not the time, or nobody has to prove anything.
+    #[default]
+    Idle,
+    /// As the server, a request of the peer is awaited; as the client, the answer to ours.
+    Waiting,
+    /// As the server, the verdict is awaited.
+    Asked,
+    /// Passed.
+    Done,
+}
+
+/// Authentication of one link.
+#[derive(Debug, Default)]
+pub(super) struct Auth {
+    step: Step,
+    /// Identifier of the peer's latest request, or of ours.
+    id: u8,
+    /// As the server wrong passwords, as the client requests sent.
+    tries: u8,
+    /// A verdict was asked for and has not come. It may be about a negotiation that is over.
+    outstanding: bool,
+    /// Whether the peer waits for an answer by PAP.
+    answers: bool,
+    /// Who the request awaiting a verdict claims to be.
+    claimed: Option<Box<str>>,
+    /// Who has been authenticated on this link. Nobody else may be after that.
+    pub(super) identity: Option<Box<str>>,
+    /// When it takes too long.
+    deadline: Option<Instant>,
+    /// When the client repeats its request.
+    resend: Option<Instant>,
+}
+
+impl Auth {
+    pub(super) fn timer(&self) -> Option<Instant> {
+        [self.deadline, self.resend].into_iter().flatten().min()
+    }
+
+    /// Goes on after a restart with a peer that was authenticated before.
+    pub(super) fn resumed(identity: Option<Box<str>>) -> Self {
+        Self {
+            step: Step::Done,
+            answers: true,
+            identity,
+            ..Self::default()
+        }
+    }
+}
+
+impl Ppp {
+    /// LCP is open: whoever has to prove who it is begins.
+    pub(super) fn begin_auth(&mut self, now: Instant) {
+        self.phase = Phase::Authenticate;
+        self.auth.tries = 0;
+        if self.server && self.lcp.options.ours.pap {
+            self.auth.step = Step::Waiting;
+            self.auth.deadline = Some(now + self.config.auth_timeout);
+        } else if !self.server && self.lcp.options.peer.pap {
+            self.auth.step = Step::Waiting;
+            self.auth.deadline = Some(now + self.config.auth_timeout);
+            self.send_login(now);
+        } else if self.server {
+            let text = "the peer was not asked to authenticate itself";
+            self.end(Ended::new(TerminateCause::NasError, "auth_refused", text), now);
+        } else {
+            self.auth.step = Step::Done;
+            self.enter_network(None, now);
+        }
+    }
+
+    /// LCP went down: what was proved counts no more, and a verdict still to come is about the past.
+    pub(super) fn leave_auth(&mut self) {
+        self.auth = Auth {
+            outstanding: self.auth.outstanding,
+            identity: self.auth.identity.take(),
+            ..Auth::default()
+        };
+    }
+
+    pub(super) fn handle_pap(&mut self, information: &[u8], now: Instant) {
+        let Ok(packet) = Packet::decode(information) else {
+            return self.out.dropped(drops::MALFORMED);
+        };
+        match packet.code {
+            pap::REQUEST if self.server => self.handle_login(packet, now),
+            pap::ACK | pap::NAK if !self.server => self.handle_login_answer(packet, now),
+            _ => self.out.dropped(drops::PHASE),
+        }
+    }
+
+    fn handle_login(&mut self, packet: Packet<'_>, now: Instant) {
+        match self.auth.step {
+            // Only that the request came is of interest: the answer stays the same (RFC 1334, 2.2.1).
+            Step::Done => self.answer_login(pap::ACK, packet.id, ""),
+            Step::Asked => self.auth.id = packet.id,
+            Step::Idle => self.out.dropped(drops::PHASE),
+            Step::Waiting => match pap::Request::decode(packet.body) {
+                Ok(request) => {
+                    self.auth.id = packet.id;
+                    self.auth.answers = true;
+                    self.ask(request.name, request.password, now);
+                }
+                Err(_) => self.out.dropped(drops::MALFORMED),
+            },
+        }
+    }
+
+    /// Asks for a verdict on a name and password.
+    pub(super) fn ask(&mut self, name: &[u8], password: Secret, now: Instant) {
+        if self.auth.outstanding {
+            // The verdict on an earlier negotiation's request has not come: the peer asks again in a moment.
+            return self.out.dropped(drops::PHASE);
+        }
+        let Some(identity) = Identity::parse(name) else {
+            return self.refuse(RejectReason::BadCredentials, now);
+        };
+        if let Some(former) = &self.auth.identity
+            && **former != *identity.as_str()
+        {
+            self.out.notice(
+                Severity::Warning,
+                "the peer wants to become another user on a link that is up",
+            );
+            return self.refuse(RejectReason::NotPermitted, now);
+        }
+        self.auth.step = Step::Asked;
+        self.auth.outstanding = true;
+        self.auth.claimed = Some(identity.as_str().into());
+        self.out.event(PppEvent::AuthRequested(Box::new(AuthRequest {
+            protocol: self.carrier.protocol,
+            credentials: Credentials::Pap { identity, password },
+            peer: self.carrier.peer,
+            calling: self.carrier.calling.clone(),
+            called: self.carrier.called.clone(),
+        })));
+    }
+
+    /// Goes on in the Authenticate phase without LCP packets: with credentials that a LAC has collected, which
+    /// the peer awaits an answer to by PAP if `answer_to` is its request's identifier.
+    pub(super) fn begin_proxy_auth(
+        &mut self,
+        name: &[u8],
+        password: Secret,
+        answer_to: Option<u8>,
+        now: Instant,
+    ) {
+        self.phase = Phase::Authenticate;
+        self.auth.deadline = Some(now + self.config.auth_timeout);
+        self.auth.id = answer_to.unwrap_or(0);
+        self.auth.answers = answer_to.is_some();
+        self.ask(name, password, now);
+    }
+
+    /// The answer to [`PppEvent::AuthRequested`].
+    pub fn auth_verdict(&mut self, verdict: Verdict, now: Instant) {
+        if !std::mem::take(&mut self.auth.outstanding) || self.auth.step != Step::Asked {
+            return;
+        }
+        match verdict {
+            Verdict::Accept(grants) => {
+                self.auth.step = Step::Done;
+                self.auth.deadline = None;
+                self.auth.identity = self.auth.claimed.take();
+                if self.auth.answers {
+                    self.answer_login(pap::ACK, self.auth.id, "");
+                }
+                self.enter_network(Some(grants), now);
+            }
+            Verdict::Reject(reason) => self.refuse(reason, now),
+        }
+    }
+
+    /// The peer is refused: it may try again if it has tries left, else the link ends (RFC 1334, 2.2.2).
+    fn refuse(&mut self, reason: RejectReason, now: Instant) {
+        self.auth.step = Step::Waiting;
+        self.auth.claimed = None;
+        self.auth.tries = self.auth.tries.saturating_add(1);
+        if self.auth.answers {
+            self.answer_login(pap::NAK, self.auth.id, REFUSED);
+        }
+        let may_try_again = reason == RejectReason::BadCredentials && self.auth.answers;
+        if may_try_again && self.auth.tries < self.config.auth_attempts {
+            return;
+        }
+        let cause = match reason {
+            RejectReason::BadCredentials
+            | RejectReason::Disabled
+            | RejectReason::Expired
+            | RejectReason::UnknownRealm
+            | RejectReason::NotPermitted
+            | RejectReason::Throttled
+            | RejectReason::TooManySessions => TerminateCause::UserError,
+            RejectReason::NoAddress | RejectReason::Unavailable => TerminateCause::ServiceUnavailable,
+        };
+        let text = format!("authentication refused: {}", reason.as_str());
+        self.end(Ended::new(cause, "auth_rejected", text), now);
+    }
+
+    fn answer_login(&mut self, code: u8, id: u8, message: &str) {
+        let mut packet = Vec::new();
+        pap::encode_answer(code, id, message, &mut packet);
+        self.out.send(protocol::PAP, &packet);
+    }
+
+    fn send_login(&mut self, now: Instant) {
+        let Some(login) = &self.login else { return };
+        self.auth.tries = self.auth.tries.saturating_add(1);
+        self.auth.id = self.auth.id.wrapping_add(1);
+        self.auth.resend = Some(now + self.config.restart_interval);
+        let request = pap::Request {
+            name: login.name.as_bytes(),
+            password: login.password.clone(),
+        };
+        let mut packet = Vec::new();
+        request.encode(self.auth.id, &mut packet);
+        self.out.send(protocol::PAP, &packet);
+    }
+
+    fn handle_login_answer(&mut self, packet: Packet<'_>, now: Instant) {
+        // The answer to an earlier one of our requests is as good: all of them say the same.
+        let is_ours = (1..=self.auth.tries).any(|back| self.auth.id.wrapping_sub(back - 1) == packet.id);
+        if self.auth.step != Step::Waiting || !is_ours {
+            return self.out.dropped(drops::STALE);
+        }
+        self.auth.resend = None;
+        self.auth.deadline = None;
+        if packet.code == pap::ACK {
+            self.auth.step = Step::Done;
+            return self.enter_network(None, now);
+        }
+        let text = format!(
+            "the peer refused our login: \"{}\"",
+            display_text(pap::message(packet.body))
+        );
+        self.end(Ended::new(TerminateCause::UserError, "login_rejected", text), now);
+    }
+
+    pub(super) fn handle_auth_timeout(&mut self, now: Instant) {
+        if self.auth.resend.is_some_and(|at| at <= now) {
+            self.auth.resend = None;
+            if self.auth.tries < self.config.max_configure {
+                self.send_login(now);
+            }
+        }
+        if self.auth.deadline.is_some_and(|at| at <= now) {
+            self.auth.deadline = None;
+            if self.auth.step == Step::Asked {
+                self.refuse(RejectReason::Unavailable, now);
+            } else {
+                let text = "authentication took too long";
+                self.end(Ended::new(TerminateCause::LostCarrier, "auth_timeout", text), now);
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests of the PPP link from outside: against the RFC's table, vectors, scripted peers, a second link on an
+//! impaired path, and noise.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod automaton;
+mod harness;
+mod pair;
+mod script;
+mod script_auth;
