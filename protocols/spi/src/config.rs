@@ -69,15 +69,24 @@ struct Source<'a> {
     file: &'a str,
     text: &'a str,
     problems: RefCell<Vec<Problem>>,
-    settings: RefCell<Vec<Setting>>,
+    /// `None`: nobody wants them.
+    settings: Option<RefCell<Vec<Setting>>>,
 }
+
+/// Most problems reported of one document. Each costs a count of lines, and nobody reads more.
+const MAX_PROBLEMS: usize = 1000;
 
 impl Source<'_> {
     fn record(&self, key: String, value: SettingValue, given: bool) {
-        self.settings.borrow_mut().push(Setting { key, value, given });
+        if let Some(settings) = &self.settings {
+            settings.borrow_mut().push(Setting { key, value, given });
+        }
     }
 
     fn report(&self, at: usize, key: String, message: String) {
+        if self.problems.borrow().len() >= MAX_PROBLEMS {
+            return;
+        }
         let before = self.text.get(..at).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
@@ -94,7 +103,7 @@ impl Source<'_> {
 /// Reads a document by `read`, which is given its root. `Err` holds every problem found by `read`, by the
 /// parser, and every key that `read` did not ask for, in the order of the file.
 pub fn read<R>(file: &str, text: &str, read: impl FnOnce(&Section<'_>) -> R) -> Result<R, Vec<Problem>> {
-    read_document(file, text, read).map(|document| document.value)
+    read_source(file, text, None, read).map(|document| document.value)
 }
 
 /// Like [`read`], and gives the values it was read to as well, for showing and comparing configurations.
@@ -103,11 +112,20 @@ pub fn read_document<R>(
     text: &str,
     read: impl FnOnce(&Section<'_>) -> R,
 ) -> Result<Document<R>, Vec<Problem>> {
+    read_source(file, text, Some(RefCell::default()), read)
+}
+
+fn read_source<R>(
+    file: &str,
+    text: &str,
+    settings: Option<RefCell<Vec<Setting>>>,
+    read: impl FnOnce(&Section<'_>) -> R,
+) -> Result<Document<R>, Vec<Problem>> {
     let source = Source {
         file,
         text,
         problems: RefCell::new(Vec::new()),
-        settings: RefCell::new(Vec::new()),
+        settings,
     };
     let (root, syntax) = DeTable::parse_recoverable(text);
     for error in &syntax {
@@ -125,7 +143,7 @@ pub fn read_document<R>(
     };
     let mut problems = source.problems.into_inner();
     if problems.is_empty() {
-        let settings = source.settings.into_inner();
+        let settings = source.settings.map(RefCell::into_inner).unwrap_or_default();
         return Ok(Document { value, settings });
     }
     problems.sort_by_key(|problem| (problem.line, problem.column));
@@ -616,6 +634,17 @@ mod tests {
                 "a.toml:6:7: peer[0].net: must be an address, not \"x\"",
             ]
         );
+    }
+
+    #[test]
+    fn a_hopeless_document_is_given_up_after_a_thousand_problems() {
+        let text = "[[user]]\nnmae = 1\n".repeat(MAX_PROBLEMS + 1);
+        let problems = read("a.toml", &text, |root| {
+            root.sections("user")
+                .iter()
+                .for_each(|user| _ = user.text("name"));
+        });
+        assert_eq!(problems.unwrap_err().len(), MAX_PROBLEMS);
     }
 
     #[test]
