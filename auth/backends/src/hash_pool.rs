@@ -126,21 +126,25 @@ impl Shared {
         Ok(())
     }
 
-    /// The next job worth computing; `None`: the pool was stopped.
+    /// The next job worth computing, if one is waiting. Those that are not are answered and dropped.
+    fn take(&self, queue: &mut Queue) -> Option<Job> {
+        while let Some(job) = queue.jobs.pop_front() {
+            if job.abandoned() {
+                continue;
+            }
+            if job.queued.elapsed() < self.config.deadline {
+                return Some(job);
+            }
+            job.refuse(PoolError::Late);
+        }
+        None
+    }
+
+    /// Waits for the next job worth computing; `None`: the pool was stopped.
     fn next(&self, memory: &mut Memory) -> Option<Job> {
         let mut queue = self.lock();
-        loop {
-            if queue.stopped {
-                return None;
-            }
-            while let Some(job) = queue.jobs.pop_front() {
-                if job.abandoned() {
-                    continue;
-                }
-                if job.queued.elapsed() >= self.config.deadline {
-                    job.refuse(PoolError::Late);
-                    continue;
-                }
+        while !queue.stopped {
+            if let Some(job) = self.take(&mut queue) {
                 return Some(job);
             }
             let (guard, wait) = self
@@ -152,6 +156,7 @@ impl Shared {
                 memory.release();
             }
         }
+        None
     }
 }
 
@@ -193,6 +198,13 @@ impl Memory {
         Ok(hash.matches(&computed))
     }
 
+    fn perform(&mut self, job: Job) {
+        match job.work {
+            Work::Verify(hash, reply) => drop(reply.send(self.verify(&hash, &job.password))),
+            Work::Create(cost, reply) => drop(reply.send(self.create(cost, &job.password))),
+        }
+    }
+
     fn create(&mut self, cost: Argon2Cost, password: &Secret) -> Result<PasswordHash, PoolError> {
         let mut salt = vec![0; SALT_LENGTH];
         getrandom::fill(&mut salt).map_err(|_| PoolError::Resources)?;
@@ -207,11 +219,8 @@ fn run(shared: &Shared) {
     // On Linux this is the calling thread alone. Lower priority is a kindness, not a need.
     let _ = rustix::process::setpriority_process(None, NICE);
     let mut memory = Memory::default();
-    while let Some(Job { password, work, .. }) = shared.next(&mut memory) {
-        match work {
-            Work::Verify(hash, reply) => drop(reply.send(memory.verify(&hash, &password))),
-            Work::Create(cost, reply) => drop(reply.send(memory.create(cost, &password))),
-        }
+    while let Some(job) = shared.next(&mut memory) {
+        memory.perform(job);
     }
 }
 
@@ -244,7 +253,8 @@ impl HashPool {
         Ok(pool)
     }
 
-    fn with_no_threads(config: HashPoolConfig) -> Self {
+    /// A pool that does nothing by itself.
+    pub(crate) fn with_no_threads(config: HashPoolConfig) -> Self {
         Self {
             shared: Arc::new(Shared {
                 queue: Mutex::default(),
@@ -284,6 +294,17 @@ impl HashPool {
         })
     }
 
+    /// Computes all that waits, on the calling thread, so that tests say when.
+    #[cfg(test)]
+    pub(crate) fn work_off(&self) {
+        let mut memory = Memory::default();
+        loop {
+            let job = self.shared.take(&mut self.shared.lock());
+            let Some(job) = job else { return };
+            memory.perform(job);
+        }
+    }
+
     /// Jobs waiting, without those being computed.
     pub fn queue_depth(&self) -> usize {
         self.shared.lock().jobs.len()
@@ -319,7 +340,7 @@ mod tests {
     use super::*;
 
     /// Cheap, so that tests are quick.
-    pub(crate) fn cheap() -> Argon2Cost {
+    fn cheap() -> Argon2Cost {
         Argon2Cost::new(64, 1, 1).unwrap()
     }
 

@@ -1,7 +1,28 @@
 //! Where credentials are checked: the users file, the password hashing pool and the verified-credential cache.
+//!
+//! The gateway asks one object, the [`Authenticator`]. It applies realms and the throttle, and asks its backends
+//! in order; [`LocalUsers`] is the one of the users file. A shard first tries [`Authenticator::try_cached`], which
+//! answers a reconnecting user within microseconds, and only else waits for [`Authenticator::authenticate`].
 
+mod chain;
 mod credential_cache;
+mod generate;
 mod hash_pool;
+mod local;
+mod replace;
+mod user;
+mod users_edit;
+mod users_file;
+mod users_table;
 
-pub use credential_cache::{CacheConfig, CacheStats, CredentialCache};
+pub use chain::{
+    Answer, AuthObserver, Authenticator, AuthenticatorConfig, Backend, DEFAULT_FAILURE_DELAY, NO_BACKEND,
+    Pending, Query,
+};
+pub use credential_cache::{CacheConfig, CredentialCache};
+pub use generate::{NoRandomness, generate_password};
 pub use hash_pool::{HashPool, HashPoolConfig, PoolError, hash_now};
+pub use local::{CacheStats, ChangeError, LocalUsers};
+pub use user::User;
+pub use users_file::{UsersError, UsersFile};
+pub use users_table::{UserChange, UserTable};

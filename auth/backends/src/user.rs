@@ -1,0 +1,220 @@
+//! One user of the users file: what is known of it, and how it is read and written.
+
+use sluice_auth::{
+    AddressRule, Argon2Cost, Identity, PasswordHash, Profile, RejectReason, format_timestamp, parse_timestamp,
+};
+use sluice_spi::config::{Section, format_duration};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use toml_edit::{Array, Value};
+
+/// Smallest MTU that can be given: every IPv4 link carries 68 bytes (RFC 791, 3.2).
+const MIN_MTU: u64 = 68;
+
+/// Most simultaneous sessions that can be given.
+const MAX_SESSIONS: u64 = 1_000_000;
+
+/// Bounds of timeouts: shorter ones end sessions that are still being set up.
+const TIMEOUTS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(365 * 86_400);
+
+/// A user with a password of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// What it gets, and its name: as backends see it, with its realm where that is not stripped.
+    pub profile: Profile,
+    /// The hash of its password.
+    pub password: Arc<PasswordHash>,
+    /// Whether it is locked out.
+    pub disabled: bool,
+    /// When it stops working.
+    pub expires: Option<SystemTime>,
+    /// The protocols it may use, by module name; `None`: all.
+    pub protocols: Option<Vec<String>>,
+}
+
+/// Reads RFC 3339 text.
+struct Timestamp(SystemTime);
+
+impl FromStr for Timestamp {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        parse_timestamp(text).map(Timestamp).ok_or(())
+    }
+}
+
+impl User {
+    /// A user with nothing but defaults.
+    pub fn new(name: Identity, password: PasswordHash) -> Self {
+        Self {
+            profile: Profile::new(name),
+            password: Arc::new(password),
+            disabled: false,
+            expires: None,
+            protocols: None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.profile.identity.as_str()
+    }
+
+    /// Whether an account whose password was right may be used at this time of day, by this protocol.
+    pub fn admits(&self, protocol: &str, wall: SystemTime) -> Result<(), RejectReason> {
+        if self.disabled {
+            return Err(RejectReason::Disabled);
+        }
+        if self.expires.is_some_and(|expires| expires <= wall) {
+            return Err(RejectReason::Expired);
+        }
+        match &self.protocols {
+            Some(protocols) if !protocols.iter().any(|permitted| permitted == protocol) => {
+                Err(RejectReason::NotPermitted)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads one `[[user]]`; `None` where it lacks what every user needs, which is then reported. `protocols`
+    /// are the names that there are.
+    pub(crate) fn read(section: &Section<'_>, protocols: &[&str]) -> Option<Self> {
+        let identity = read_name(section);
+        let password = read_password(section);
+        let number = |key, range| section.optional_integer(key, range);
+        let disabled = section.boolean("disabled", false);
+        let expires: Option<Timestamp> = section.parsed(
+            "expires",
+            "a time such as \"2027-01-31\" or \"2027-01-31T12:00:00Z\"",
+        );
+        let permitted = read_protocols(section, protocols);
+        let pool =
+            |key, example| section.parsed(key, &format!("\"pool\", \"pool:NAME\", \"none\" or {example}"));
+        let ipv4 = pool("ipv4", "an IPv4 address").unwrap_or_default();
+        let ipv6 = section
+            .parsed(
+                "ipv6",
+                "\"pool\", \"pool:NAME\", \"none\" or a prefix such as \"2001:db8::/64\"",
+            )
+            .unwrap_or_default();
+        let dns = section.list("dns", "an address such as \"192.0.2.53\"");
+        let mtu = number("mtu", MIN_MTU..=u64::from(u16::MAX)).and_then(|mtu| u16::try_from(mtu).ok());
+        let max_sessions = number("max_sessions", 1..=MAX_SESSIONS).and_then(|n| u32::try_from(n).ok());
+        let session_timeout = section.optional_duration("session_timeout", TIMEOUTS);
+        let idle_timeout = section.optional_duration("idle_timeout", TIMEOUTS);
+        Some(Self {
+            profile: Profile {
+                identity: identity?,
+                ipv4,
+                ipv6,
+                dns,
+                mtu,
+                max_sessions,
+                session_timeout,
+                idle_timeout,
+            },
+            password: Arc::new(password?),
+            disabled,
+            expires: expires.map(|Timestamp(time)| time),
+            protocols: permitted,
+        })
+    }
+
+    /// Its keys in the file, in order; `None` where the default says the same.
+    pub(crate) fn fields(&self) -> [(&'static str, Option<Value>); 12] {
+        let Profile {
+            ipv4,
+            ipv6,
+            dns,
+            mtu,
+            max_sessions,
+            session_timeout,
+            idle_timeout,
+            ..
+        } = &self.profile;
+        let list = |items: &[String]| Value::from(items.iter().map(String::as_str).collect::<Array>());
+        let dns: Vec<String> = dns.iter().map(ToString::to_string).collect();
+        let duration = |duration: &Option<Duration>| duration.map(|d| Value::from(format_duration(d)));
+        [
+            ("name", Some(self.name().into())),
+            ("password", Some(self.password.to_phc().into())),
+            ("disabled", self.disabled.then(|| true.into())),
+            ("expires", self.expires.map(|time| format_timestamp(time).into())),
+            ("protocols", self.protocols.as_deref().map(list)),
+            ("ipv4", address(ipv4)),
+            ("ipv6", address(ipv6)),
+            ("dns", (!dns.is_empty()).then(|| list(&dns))),
+            ("mtu", mtu.map(|mtu| i64::from(mtu).into())),
+            ("max_sessions", max_sessions.map(|n| i64::from(n).into())),
+            ("session_timeout", duration(session_timeout)),
+            ("idle_timeout", duration(idle_timeout)),
+        ]
+    }
+}
+
+fn address<T: std::fmt::Display + PartialEq>(rule: &AddressRule<T>) -> Option<Value> {
+    (*rule != AddressRule::DefaultPool).then(|| rule.to_string().into())
+}
+
+fn read_name(section: &Section<'_>) -> Option<Identity> {
+    let name = section.required_text("name");
+    let identity = Identity::parse(name.as_bytes());
+    if identity.is_none() && section.has("name") {
+        section.report("name", "must be 1 to 255 bytes without control characters");
+    }
+    identity
+}
+
+/// Reads the hash. What stands there is never repeated: it may be a password in clear.
+fn read_password(section: &Section<'_>) -> Option<PasswordHash> {
+    let text = section.required_text("password");
+    if !section.has("password") {
+        return None;
+    }
+    match text.parse() {
+        Ok(hash) => Some(hash),
+        Err(error) => {
+            let error: sluice_auth::PasswordHashError = error;
+            section.report("password", format!("{error}; make one with: sluice users hash"));
+            None
+        }
+    }
+}
+
+fn read_protocols(section: &Section<'_>, known: &[&str]) -> Option<Vec<String>> {
+    if !section.has("protocols") {
+        return None;
+    }
+    let permitted: Vec<String> = section.list("protocols", "the name of a protocol");
+    if permitted.is_empty() {
+        section.report(
+            "protocols",
+            "must have one at least; to lock a user out: disabled = true",
+        );
+    }
+    for name in &permitted {
+        if !known.contains(&name.as_str()) {
+            section.report(
+                "protocols",
+                format!("there is no protocol {name:?}, only {}", known.join(", ")),
+            );
+        }
+    }
+    Some(permitted)
+}
+
+/// The cost that most of the users' hashes have: what an unknown user is made to cost as well.
+pub(crate) fn commonest_cost<'a>(users: impl Iterator<Item = &'a User>) -> Argon2Cost {
+    let mut counts: std::collections::HashMap<Argon2Cost, usize> = std::collections::HashMap::new();
+    for user in users {
+        *counts.entry(user.password.cost()).or_default() += 1;
+    }
+    let rank =
+        |(cost, count): &(Argon2Cost, usize)| (*count, cost.memory_kib() * cost.passes(), cost.lanes());
+    counts
+        .into_iter()
+        .max_by_key(rank)
+        .map_or(Argon2Cost::DEFAULT, |(cost, _)| cost)
+}
