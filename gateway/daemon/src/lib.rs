@@ -1,4 +1,5 @@
 //! Sluice: a multi-protocol session gateway and tunnel concentrator.
 pub mod admin;
 pub mod config;
+pub mod host;
 pub mod logs;
