@@ -160,7 +160,8 @@ pub struct Network {
     pub mtu: u16,
     /// What is done about forwarding.
     pub forwarding: Forwarding,
-    /// Whether the clients' IPv4 packets leave the host with its own address as source.
+    /// Whether the clients' packets leave the host with its own address as source: IPv4, and IPv6 from unique
+    /// local prefixes (RFC 4193), which nobody else could answer.
     pub masquerade: bool,
     /// Interfaces that masquerading is limited to; empty: all but the TUN device.
     pub masquerade_interfaces: Vec<String>,
