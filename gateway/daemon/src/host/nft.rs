@@ -300,6 +300,9 @@ fn rule(chain: &str, comment: &str, expressions: Attributes) -> Message {
     Message::new(NEWRULE, FAMILY_INET, attributes)
 }
 
+/// A rule's comment, and its counter in packets and bytes if it has one.
+type Rule = (String, Option<(u64, u64)>);
+
 /// An nfnetlink socket.
 pub(super) struct Nftables(Netlink);
 
@@ -398,7 +401,7 @@ impl Nftables {
 
     /// The counters of the blocks' rules.
     pub(super) fn counts(&mut self) -> io::Result<Vec<MasqueradeCount>> {
-        let counted = |(block, count): (String, Option<(u64, u64)>)| {
+        let counted = |(block, count): Rule| {
             count.map(|(packets, bytes)| MasqueradeCount {
                 block,
                 packets,
@@ -409,7 +412,7 @@ impl Nftables {
     }
 
     /// Comments and counters of our rules, those of the hooked chain first.
-    fn rules(&mut self) -> io::Result<Vec<(String, Option<(u64, u64)>)>> {
+    fn rules(&mut self) -> io::Result<Vec<Rule>> {
         let mut rules = Vec::new();
         if !self.present()? {
             return Ok(rules);
