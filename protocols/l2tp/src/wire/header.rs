@@ -214,6 +214,11 @@ impl DataTemplate {
         }
     }
 
+    /// Size of a header without sequence numbers, in octets.
+    pub fn size(&self) -> usize {
+        if self.with_length { 8 } else { 6 }
+    }
+
     /// Appends a header, with sequence numbers where `ns` is given, and gives what [`DataTemplate::finish`]
     /// wants.
     #[inline]
