@@ -1,4 +1,5 @@
 //! Pairs of machines in virtual time: both call directions, teardown, and every fault a network has.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

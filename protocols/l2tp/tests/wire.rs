@@ -1,4 +1,5 @@
 //! The wire format against vectors that share no code with it, and against damage.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::BytesMut;
 use sluice_auth::Secret;

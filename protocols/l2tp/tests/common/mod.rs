@@ -1,5 +1,11 @@
 //! What the tests of this crate share: pairs of gateways in virtual time, one as LAC and one as LNS.
-#![allow(dead_code, unreachable_pub)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use sluice_auth::Secret;
 use sluice_l2tp::config::Config;
