@@ -2,7 +2,7 @@
 CARGO ?= cargo
 export SLUICE_BIN ?= $(CURDIR)/target/release/sluice
 
-.PHONY: all build test test-deps test-unit test-interop lint drill bench clean
+.PHONY: all build test test-deps test-unit test-interop lint drill bench fuzz clean
 
 all: build
 
@@ -31,6 +31,14 @@ drill: build
 
 bench: build
 	tests/bench/run.sh
+
+# A minute of every fuzz target; needs `cargo install cargo-fuzz`. A short seeded run of each is part of `make test`.
+FUZZ_TIME ?= 60
+fuzz:
+	for target in $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs))); do \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(FUZZ_TIME) -max_len=1500 \
+	    || exit 1; \
+	done
 
 clean:
 	$(CARGO) clean

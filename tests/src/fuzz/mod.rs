@@ -1,0 +1,42 @@
+//! What the fuzz targets in `tests/fuzz` do with their bytes. The bodies are here so that a plain test runs each of
+//! them over seeded inputs as well.
+//!
+//! Each function panics where the code under test is wrong, and returns for whatever a peer may send.
+
+mod l2tp;
+
+pub use l2tp::{l2tp_avps, l2tp_header, l2tp_hidden, l2tp_message};
+
+/// A fuzz target: its name, its body, and inputs to start from.
+pub struct Target {
+    /// Name of the file in `tests/fuzz/fuzz_targets`.
+    pub name: &'static str,
+    /// What it does with an input.
+    pub run: fn(&[u8]),
+    /// Good inputs, from which mutations start.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "l2tp_header",
+        run: l2tp_header,
+        seeds: l2tp::packets,
+    },
+    Target {
+        name: "l2tp_avps",
+        run: l2tp_avps,
+        seeds: l2tp::bodies,
+    },
+    Target {
+        name: "l2tp_hidden",
+        run: l2tp_hidden,
+        seeds: l2tp::hidden_values,
+    },
+    Target {
+        name: "l2tp_message",
+        run: l2tp_message,
+        seeds: l2tp::bodies,
+    },
+];
