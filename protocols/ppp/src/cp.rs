@@ -334,16 +334,14 @@ impl<O: Options> Cp<O> {
         if matches!(self.state, State::Closed | State::Closing | State::Stopping) {
             return self.run(Event::GoodRequest, reply, env);
         }
-        match self.recent.look(packet) {
-            Seen::Stale => {
-                env.out.dropped(drops::STALE);
-                return Signals::default();
-            }
-            Seen::Repeated if self.is_open() && self.is_repetition(env) => {
-                env.out.send_packet(O::PROTOCOL, reply.code, reply.id, reply.body);
-                return Signals::default();
-            }
-            Seen::New | Seen::Repeated => {}
+        let seen = self.recent.look(packet);
+        if seen == Seen::Stale {
+            env.out.dropped(drops::STALE);
+            return Signals::default();
+        }
+        if seen == Seen::Repeated && self.is_open() && self.is_repetition(env) {
+            env.out.send_packet(O::PROTOCOL, reply.code, reply.id, reply.body);
+            return Signals::default();
         }
         if self.is_open() && !env.limits.renegotiation(env.now) {
             env.out.dropped(drops::LIMIT);
@@ -359,10 +357,15 @@ impl<O: Options> Cp<O> {
             may_nak: self.naks < env.config.max_failure,
         };
         let body = match self.options.judge(packet.options(), judge, env) {
-            Judgement::Ack => return self.run(Event::GoodRequest, reply, env),
+            Judgement::Ack => {
+                self.naks = 0;
+                return self.run(Event::GoodRequest, reply, env);
+            }
             Judgement::Fail(failure) => return failed(failure),
             Judgement::Nak(body) => {
                 reply.code = code::CONFIGURE_NAK;
+                // A Nak that only repeats the last is no sign that the peer does not listen.
+                self.naks = self.naks.saturating_add(u8::from(seen == Seen::New));
                 body
             }
             Judgement::Reject(body) => {
@@ -475,12 +478,6 @@ impl<O: Options> Cp<O> {
         }
         if actions.has(Actions::SCR) {
             self.send_request(event == Event::Timeout, env);
-        }
-        if actions.has(Actions::SCA) {
-            self.naks = 0;
-        }
-        if actions.has(Actions::SCN) && reply.code == code::CONFIGURE_NAK {
-            self.naks = self.naks.saturating_add(1);
         }
         if actions.has(Actions::SCA) || actions.has(Actions::SCN) {
             env.out.send_packet(O::PROTOCOL, reply.code, reply.id, reply.body);

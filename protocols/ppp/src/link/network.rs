@@ -76,7 +76,7 @@ fn settle<O: Options>(cp: &mut Cp<O>, signals: Signals, env: &mut Env<'_>) -> Si
     let closed = cp.close("negotiation does not converge", env);
     Signals {
         down: signals.down || closed.down,
-        finished: signals.finished || closed.finished,
+        finished: true,
         ..Signals::default()
     }
 }

@@ -144,7 +144,7 @@ pub(crate) struct Script {
     /// Frames sent since last asked for.
     pub(crate) frames: Vec<(u16, Vec<u8>)>,
     /// Our last Configure-Request of each protocol: identifier and options.
-    requests: BTreeMap<u16, (u8, Vec<u8>)>,
+    pub(crate) requests: BTreeMap<u16, (u8, Vec<u8>)>,
     /// Given to requests for a verdict, where there is one.
     pub(crate) verdict: Option<Verdict>,
 }

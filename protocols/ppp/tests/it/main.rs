@@ -5,6 +5,10 @@
 
 mod automaton;
 mod harness;
+mod noise;
 mod pair;
+mod restart;
 mod script;
 mod script_auth;
+mod script_network;
+mod vectors;
