@@ -177,7 +177,10 @@ fn read_password(section: &Section<'_>) -> Option<PasswordHash> {
         Ok(hash) => Some(hash),
         Err(error) => {
             let error: sluice_auth::PasswordHashError = error;
-            section.report("password", format!("{error}; make one with: sluice users hash"));
+            section.report(
+                "password",
+                format!("{error}; `sluice users` makes users and sets passwords"),
+            );
             None
         }
     }

@@ -21,8 +21,8 @@ const MAX_FILE: u64 = 64 << 20;
 
 /// What a new file begins with.
 const HEADING: &str = "\
-# Users of this gateway. Changes take effect with a reload; those made by the API and the command line keep
-# comments and everything else as it is. Passwords are Argon2id hashes: make one with `sluice users hash`.
+# Users of this gateway. Changes take effect with a reload; those made by the API and by `sluice users` keep
+# comments and everything else as it is. Passwords are Argon2id hashes, never clear text.
 ";
 
 /// Why the users could not be read or changed.
