@@ -292,8 +292,8 @@ impl Metrics {
     /// Shows the use of these pools, and of no others. The names come from the configuration; of more pools
     /// than the gateway could sensibly have, the last are not shown.
     pub fn set_pools(&self, pools: &[PoolUse]) {
-        let family_of_pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        family_of_pools.reset();
+        let family = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        family.reset();
         let states = |pool: &PoolUse| {
             [
                 ("held", pool.held),
@@ -306,9 +306,8 @@ impl Metrics {
             .iter()
             .flat_map(|pool| states(pool).map(|(state, count)| (pool, state, count)));
         for (pool, state, count) in series.take(MAX_POOL_SERIES) {
-            let family = if pool.ipv6 { "ipv6" } else { "ipv4" };
-            child(&family_of_pools, &[&pool.pool, family, state])
-                .set(i64::try_from(count).unwrap_or(i64::MAX));
+            let version = if pool.ipv6 { "ipv6" } else { "ipv4" };
+            child(&family, &[&pool.pool, version, state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 

@@ -98,8 +98,8 @@ impl ProtocolFamilies {
             "Time that sessions took to be set up, by phase; only of those that were established.",
         );
         Ok(Self {
-            sessions: gauge("sluice_sessions", "Sessions.", &["protocol", "state"])?,
-            tunnels: gauge("sluice_tunnels", "Tunnels.", &["protocol", "state"])?,
+            sessions: gauge("sluice_sessions", "Sessions, by state.", &["protocol", "state"])?,
+            tunnels: gauge("sluice_tunnels", "Tunnels, by state.", &["protocol", "state"])?,
             half_open: gauge(
                 "sluice_half_open_peers",
                 "Peers that have proven nothing yet.",
