@@ -137,7 +137,7 @@ async fn reason(front: &Authenticator, name: &str, password: &str) -> Option<Rej
 #[tokio::test]
 async fn local_users_are_told_apart_only_when_their_password_is_right() {
     let (_directory, local) = local();
-    let (front, seen) = front(vec![local], prompt());
+    let (front, seen) = front(vec![local.clone()], prompt());
     assert_eq!(reason(&front, "bob", "pw").await, None);
     assert_eq!(reason(&front, "bob", "no").await, Some(BadCredentials));
     assert_eq!(reason(&front, "nobody", "pw").await, Some(BadCredentials));
