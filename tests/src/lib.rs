@@ -3,5 +3,6 @@
 //! It is a part of tests only, so it panics where a test is to fail.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
+pub mod field;
 pub mod fuzz;
 pub mod rig;

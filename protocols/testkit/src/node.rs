@@ -118,6 +118,11 @@ impl Node {
         self.front.as_deref_mut().expect("the node has a front")
     }
 
+    /// Half-open peers of its front; none where it has no front.
+    pub fn half_open(&self) -> usize {
+        self.front.as_ref().map_or(0, |front| front.half_open())
+    }
+
     /// A source of randomness of its own for something made for this node.
     pub fn entropy(&mut self) -> Box<dyn Entropy> {
         self.entropy.fork()

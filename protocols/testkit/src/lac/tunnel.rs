@@ -169,6 +169,11 @@ impl Lac {
         self.peer_tunnel
     }
 
+    /// Calls it was told to place.
+    pub fn calls(&self) -> usize {
+        self.config.calls
+    }
+
     /// Whether nothing will happen any more.
     pub fn is_over(&self) -> bool {
         self.state == State::Over
