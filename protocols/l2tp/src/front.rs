@@ -24,6 +24,7 @@ use sluice_spi::{
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Answers waiting to be sent at the most; the driver drains them after each datagram.
@@ -32,11 +33,13 @@ const MAX_OUT: usize = 64;
 const MAX_EVENTS: usize = 256;
 
 /// What is remembered of a machine that came from here.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Origin {
     remote: SocketAddr,
     peer_tunnel: u16,
     at: Instant,
+    /// Set once the peer has begun another tunnel with the same id: it does not know this one any more.
+    superseded: Arc<AtomicBool>,
 }
 
 /// The front of one shard.
@@ -193,14 +196,19 @@ impl L2tpFront {
             }
         }
         self.half_open.remove(record.tunnel);
+        let superseded = Arc::new(AtomicBool::new(false));
         let origin = Origin {
             remote: from.remote,
             peer_tunnel: record.peer_tunnel,
             at: now,
+            superseded: Arc::clone(&superseded),
         };
         self.machines.insert(record.tunnel, Some(origin));
-        self.by_peer
-            .insert((from.remote, record.peer_tunnel), record.tunnel);
+        let key = (from.remote, record.peer_tunnel);
+        let former = self.by_peer.insert(key, record.tunnel);
+        if let Some(Some(former)) = former.and_then(|tunnel| self.machines.get(&tunnel)) {
+            former.superseded.store(true, Ordering::Release);
+        }
         let accept = Accept {
             tunnel: record.tunnel,
             peer_tunnel: record.peer_tunnel,
@@ -212,6 +220,7 @@ impl L2tpFront {
             firmware: (record.firmware != 0).then_some(record.firmware),
             host_name: record.host_name().to_vec(),
             vendor: record.vendor().to_vec(),
+            superseded,
         };
         let entropy = self.entropy.fork();
         let mut machine = Tunnel::accepted(Arc::clone(&self.shared), accept, entropy, now);

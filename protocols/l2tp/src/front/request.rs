@@ -108,18 +108,13 @@ impl L2tpFront {
         if let Some(tunnel) = self.half_open.find(from.remote, start.tunnel_id) {
             return self.repeated(from, tunnel, start);
         }
-        let former = self.by_peer.get(&(from.remote, start.tunnel_id)).copied();
-        let established = former.and_then(|tunnel| {
-            let origin = (*self.machines.get(&tunnel)?)?;
-            Some((tunnel, now.saturating_duration_since(origin.at)))
+        let former = self.by_peer.get(&(from.remote, start.tunnel_id));
+        let recent = former.filter(|tunnel| {
+            let origin = self.machines.get(tunnel).and_then(Option::as_ref);
+            origin.is_some_and(|origin| now.saturating_duration_since(origin.at) < DELAYED)
         });
-        match established {
-            Some((tunnel, age)) if age < DELAYED => Route::Machine(MachineKey(tunnel.into())),
-            Some((tunnel, _)) => {
-                // The peer may have started anew. The tunnel asks it for a sign of life when it sees this.
-                self.new_request(from, rule, start, now);
-                Route::Machine(MachineKey(tunnel.into()))
-            }
+        match recent {
+            Some(&tunnel) => Route::Machine(MachineKey(tunnel.into())),
             None => self.new_request(from, rule, start, now),
         }
     }

@@ -133,10 +133,8 @@ impl Tunnel {
             }
         }
         if header.tunnel != self.key {
-            // An SCCRQ with the ids of this tunnel: a late copy, or a peer that has started anew. A copy wants
-            // its acknowledgement; of a peer that has started anew this asks for a sign of life.
-            self.channel.acknowledge_again(now);
-            return self.ask_for_life();
+            // A late copy of the SCCRQ that this tunnel began with.
+            return self.channel.acknowledge_again(now);
         }
         if !body.is_empty() && message_type(body).is_none() {
             return self.dropped(drops::NO_TYPE);

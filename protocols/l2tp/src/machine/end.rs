@@ -6,6 +6,7 @@ use crate::names::counts;
 use crate::wire::message::{Message, StopCcn};
 use crate::wire::result::{ResultCode, cdn_for, error, stop};
 use sluice_spi::{Ended, Event, LocalRef, Severity, TerminateCause};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Tunnel {
@@ -121,6 +122,9 @@ impl Tunnel {
 
     /// The tunnel is over on our side; what remains is the channel.
     fn retire(&mut self, ended: Ended, now: Instant) {
+        if matches!(self.state, State::Stopped | State::Gone) {
+            return;
+        }
         // The state comes first, so that the end of the last call does not begin another end.
         self.state = State::Stopped;
         self.tie = None;
@@ -192,12 +196,23 @@ impl Tunnel {
         self.stop(result, ended(TerminateCause::NasError, "overrun", text), now);
     }
 
+    /// Whether the peer has begun another tunnel with the id of this one.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.state != State::Gone && self.superseded.load(Ordering::Acquire)
+    }
+
     /// Everything whose time has come.
     pub(super) fn expire(&mut self, now: Instant) {
         if self.tie.as_ref().is_some_and(|tie| tie.is_lost()) {
             // The peer's own request goes on; this one vanishes without a word (RFC 2661, 4.4.3).
             let text = "the peer's own request for a tunnel goes on";
             self.retire(ended(TerminateCause::NasRequest, "tie_breaker_lost", text), now);
+            return self.gone();
+        }
+        if self.is_superseded() {
+            // Whatever we sent would be taken for the new tunnel's, which has the same id.
+            let text = "the peer has started anew and does not know this tunnel any more";
+            self.retire(ended(TerminateCause::LostCarrier, "peer_restarted", text), now);
             return self.gone();
         }
         if self.channel.retransmits_at(now) {

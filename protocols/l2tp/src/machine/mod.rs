@@ -36,6 +36,7 @@ use sluice_spi::{
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long a tunnel's end is kept to acknowledge what the peer sends again: a full retransmission cycle
@@ -57,6 +58,7 @@ pub(crate) struct Accept {
     pub(crate) firmware: Option<u16>,
     pub(crate) host_name: Vec<u8>,
     pub(crate) vendor: Vec<u8>,
+    pub(crate) superseded: Arc<AtomicBool>,
 }
 
 /// What the peer said of itself.
@@ -116,6 +118,8 @@ pub(crate) struct Tunnel {
     /// The challenge in our SCCRQ.
     pub(crate) challenge: Option<[u8; 16]>,
     pub(crate) tie: Option<Arc<Tie>>,
+    /// Set by the front once the peer has forgotten this tunnel and begun another with its id.
+    pub(crate) superseded: Arc<AtomicBool>,
     /// An address from which the peer may be sending now, until it is proven or not.
     pub(crate) candidate: Option<PeerAddr>,
     pub(crate) calls: BTreeMap<u16, Call>,
@@ -183,6 +187,7 @@ impl Tunnel {
             channel,
             challenge: None,
             tie: None,
+            superseded: Arc::default(),
             candidate: None,
             calls: BTreeMap::new(),
             by_peer: HashMap::new(),
@@ -218,6 +223,7 @@ impl Tunnel {
             now,
         );
         tunnel.peer_tunnel = accept.peer_tunnel;
+        tunnel.superseded = accept.superseded;
         tunnel.remote = Remote {
             framing: accept.framing,
             bearer: accept.bearer,
@@ -374,7 +380,7 @@ impl Machine for Tunnel {
     }
 
     fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut) -> Option<Transmit> {
-        if self.state == State::Gone {
+        if self.state == State::Gone || self.is_superseded() {
             return None;
         }
         if let Some(packet) = self.farewell.pop_front() {

@@ -7,6 +7,8 @@
     clippy::panic
 )]
 
+pub mod world;
+
 use sluice_auth::Secret;
 use sluice_l2tp::config::Config;
 use sluice_l2tp::wire::message::Message;
