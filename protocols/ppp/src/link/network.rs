@@ -304,3 +304,17 @@ fn is_link_local(packet: &[u8]) -> bool {
         .is_some_and(|source| source.iter().all(|&b| b == 0));
     stays(8) || stays(24) || source_is_unspecified
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Network;
+    use crate::link::Ppp;
+
+    /// What an open link takes: itself, its network part, grants and texts on the heap. Later there will be
+    /// 100,000 of them, with 4 KiB for all of a session.
+    #[test]
+    fn an_open_link_takes_little_memory() {
+        assert!(size_of::<Ppp>() <= 640, "{}", size_of::<Ppp>());
+        assert!(size_of::<Network>() <= 512, "{}", size_of::<Network>());
+    }
+}

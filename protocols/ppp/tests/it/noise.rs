@@ -3,7 +3,7 @@
 use crate::harness::{Script, Seeded, login};
 use sluice_auth::{RejectReason, Verdict};
 use sluice_ppp::wire::Packet;
-use sluice_ppp::{Ppp, PppConfig, Role, protocol};
+use sluice_ppp::{PppConfig, Role, protocol};
 use sluice_spi::TerminateCause;
 use std::time::Duration;
 
@@ -233,10 +233,4 @@ fn a_carrier_that_does_not_drain_does_not_make_us_grow() {
         frames += 1;
     }
     assert!(events <= 80 && frames <= 64, "{events} events, {frames} frames");
-}
-
-#[test]
-fn a_link_is_small() {
-    // The link itself; an open one has its network part and carrier's texts beside it.
-    assert!(size_of::<Ppp>() <= 768, "{}", size_of::<Ppp>());
 }
