@@ -4,8 +4,10 @@
 //! Each function panics where the code under test is wrong, and returns for whatever a peer may send.
 
 mod l2tp;
+mod ppp;
 
 pub use l2tp::{l2tp_avps, l2tp_header, l2tp_hidden, l2tp_message};
+pub use ppp::{ppp_frame, ppp_link, ppp_options};
 
 /// A fuzz target: its name, its body, and inputs to start from.
 pub struct Target {
@@ -38,5 +40,20 @@ pub const TARGETS: &[Target] = &[
         name: "l2tp_message",
         run: l2tp_message,
         seeds: l2tp::bodies,
+    },
+    Target {
+        name: "ppp_frame",
+        run: ppp_frame,
+        seeds: ppp::frames,
+    },
+    Target {
+        name: "ppp_options",
+        run: ppp_options,
+        seeds: ppp::options,
+    },
+    Target {
+        name: "ppp_link",
+        run: ppp_link,
+        seeds: ppp::conversations,
     },
 ];
