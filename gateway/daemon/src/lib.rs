@@ -3,3 +3,4 @@ pub mod admin;
 pub mod config;
 pub mod host;
 pub mod logs;
+pub mod shard;

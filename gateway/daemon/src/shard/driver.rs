@@ -1,0 +1,545 @@
+//! Pumping fronts and machines.
+
+use super::slots::{Slots, Ticket, Tunnel};
+use super::wheel::Wheel;
+use super::{Authority, Counters, Plane};
+use bytes::BytesMut;
+use sluice_auth::{Profile, RejectReason};
+use sluice_core::{Engine, Now, Origin, RestoredTunnel, SessionId, TunnelId};
+use sluice_spi::{
+    Accepted, Entropy, Event, Fact, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
+    OpenError, Originate, PathStats, PeerAddr, Route, ShardId, TerminateCause, Via,
+};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Rounds of a drain. A machine that still has something to say after so many is broken.
+pub(super) const MAX_ROUNDS: usize = 10_000;
+
+/// One listener as a shard sees it.
+pub struct Listener {
+    /// Where its sessions come from, for the engine.
+    pub origin: Origin,
+    /// Its protocol.
+    pub module: &'static dyn Module,
+    /// Makes its machines.
+    pub factory: Arc<dyn Factory>,
+    /// Its half-open peers.
+    pub front: Box<dyn Front>,
+}
+
+/// What a driver is made of.
+pub struct Parts<P> {
+    /// Which shard it is.
+    pub shard: ShardId,
+    /// The sessions of all shards.
+    pub engine: Arc<Engine>,
+    /// The data plane.
+    pub plane: P,
+    /// Who checks credentials.
+    pub authority: Box<dyn Authority>,
+    /// What is counted.
+    pub counters: Box<dyn Counters>,
+    /// Randomness for machines.
+    pub entropy: Box<dyn Entropy>,
+    /// The listeners.
+    pub listeners: Vec<Listener>,
+}
+
+/// The driver of one shard.
+pub struct Driver<P> {
+    pub(super) shard: ShardId,
+    pub(super) engine: Arc<Engine>,
+    pub(super) plane: P,
+    pub(super) authority: Box<dyn Authority>,
+    pub(super) counters: Box<dyn Counters>,
+    entropy: Box<dyn Entropy>,
+    listeners: Vec<Listener>,
+    pub(super) slots: Slots,
+    by_key: HashMap<(usize, MachineKey), u32>,
+    pub(super) by_session: HashMap<SessionId, (u32, LocalRef)>,
+    wheel: Wheel,
+    dirty: Vec<u32>,
+    buffer: BytesMut,
+}
+
+impl<P: Plane> Driver<P> {
+    /// A driver with no machines yet.
+    pub fn new(parts: Parts<P>, now: Now) -> Self {
+        Self {
+            shard: parts.shard,
+            engine: parts.engine,
+            plane: parts.plane,
+            authority: parts.authority,
+            counters: parts.counters,
+            entropy: parts.entropy,
+            listeners: parts.listeners,
+            slots: Slots::default(),
+            by_key: HashMap::new(),
+            by_session: HashMap::new(),
+            wheel: Wheel::new(now.instant),
+            dirty: Vec::new(),
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// The data plane, for its owner to read and flush.
+    pub fn plane(&mut self) -> &mut P {
+        &mut self.plane
+    }
+
+    /// Number of machines.
+    pub fn machines(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Half-open peers of a listener.
+    pub fn half_open(&self, listener: usize) -> usize {
+        self.listeners
+            .get(listener)
+            .map_or(0, |listener| listener.front.half_open())
+    }
+
+    /// A datagram of a listener that the data plane did not consume.
+    pub fn datagram(&mut self, listener: usize, from: PeerAddr, packet: &[u8], now: Now) {
+        let Some(entry) = self.listeners.get_mut(listener) else {
+            return;
+        };
+        match entry.front.handle_datagram(from, packet, now.instant) {
+            Route::Machine(key) => {
+                if let Some(&slot) = self.by_key.get(&(listener, key)) {
+                    self.input(slot, Input::Datagram { from, packet }, now);
+                }
+            }
+            Route::Accept(Accepted { key, machine }) => self.accept(listener, from, key, machine, now),
+            Route::Done => {}
+        }
+        self.drain_front(listener, now);
+    }
+
+    /// A frame of a path that is for its machine; `slot` is what the path was installed under.
+    pub fn frame(&mut self, slot: MachineKey, session: LocalRef, frame: &[u8], now: Now) {
+        self.input(slot.0, Input::PathFrame { session, frame }, now);
+    }
+
+    /// The network says that a peer of this machine cannot be reached.
+    pub fn unreachable(&mut self, listener: usize, key: MachineKey, now: Now) {
+        if let Some(&slot) = self.by_key.get(&(listener, key)) {
+            self.input(slot, Input::PeerUnreachable, now);
+        }
+    }
+
+    /// The answer to a question that [`Authority::ask`] took.
+    pub fn answer(&mut self, ticket: Ticket, result: Result<Profile, RejectReason>, now: Now) {
+        let alive = self.slots.generation(ticket.slot) == ticket.generation
+            && self.by_session.get(&ticket.session) == Some(&(ticket.slot, ticket.local));
+        if alive {
+            let verdict = self.engine.authorize(ticket.session, result, now);
+            self.input(
+                ticket.slot,
+                Input::AuthVerdict {
+                    session: ticket.local,
+                    verdict,
+                },
+                now,
+            );
+        }
+    }
+
+    /// Ends a session; false: it is not (any more) one of this shard's.
+    pub fn terminate(&mut self, session: SessionId, cause: TerminateCause, now: Now) -> bool {
+        let Some(&(slot, session)) = self.by_session.get(&session) else {
+            return false;
+        };
+        self.input(slot, Input::Terminate { session, cause }, now);
+        true
+    }
+
+    /// Switches the decoded trace of a session; false: it is not one of this shard's.
+    pub fn trace(&mut self, session: SessionId, on: bool, now: Now) -> bool {
+        let Some(&(slot, session)) = self.by_session.get(&session) else {
+            return false;
+        };
+        self.input(slot, Input::Trace { session, on }, now);
+        true
+    }
+
+    /// Places a call in a tunnel; false: it is not one of this shard's.
+    pub fn call(&mut self, tunnel: TunnelId, call: &Originate, now: Now) -> bool {
+        let slots = self.slots.indexes();
+        let found = slots
+            .into_iter()
+            .find(|&slot| self.slots.get(slot).is_some_and(|t| t.id == Some(tunnel)));
+        if let Some(slot) = found {
+            self.input(slot, Input::Originate { call }, now);
+        }
+        found.is_some()
+    }
+
+    /// Opens a tunnel to a peer and places a call in it.
+    pub fn dial(
+        &mut self,
+        listener: usize,
+        peer: PeerAddr,
+        call: &Originate,
+        now: Now,
+    ) -> Result<(), OpenError> {
+        let entry = self.listeners.get_mut(listener).ok_or(OpenError::NotSupported)?;
+        let key = entry.front.mint(now.instant).ok_or(OpenError::NotSupported)?;
+        let open = Open::Initiated { key, peer };
+        match entry
+            .factory
+            .machine(open, self.shard, self.entropy.fork(), now.instant)
+        {
+            Ok(machine) => {
+                let slot = self.insert(listener, key, machine);
+                self.input(slot, Input::Originate { call }, now);
+                Ok(())
+            }
+            Err(error) => {
+                entry.front.release(key, now.instant);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the machine of a session knows of it, with the engine's counters brought up to date.
+    pub fn describe_session(&mut self, session: SessionId, now: Now) -> Option<Vec<Fact>> {
+        let &(slot, local) = self.by_session.get(&session)?;
+        let tunnel = self.slots.get(slot)?;
+        if let Some(path) = tunnel.sessions.get(&local)?.path
+            && let Some(stats) = self.plane.stats(path)
+        {
+            self.engine.update_counters(session, stats, now);
+        }
+        Some(tunnel.machine.describe_session(local))
+    }
+
+    /// Takes a tunnel's machine from its checkpoint. One that cannot be used is set aside by the engine.
+    pub fn restore(&mut self, listener: usize, restored: &RestoredTunnel, now: Now) {
+        let Some(entry) = self.listeners.get_mut(listener) else {
+            return;
+        };
+        let open = Open::Restored {
+            checkpoint: &restored.checkpoint,
+        };
+        let made = match entry
+            .factory
+            .machine(open, self.shard, self.entropy.fork(), now.instant)
+        {
+            Ok(machine) if machine.key() != restored.key => Err("it is another tunnel's".to_owned()),
+            Ok(_) if !entry.front.reserve(restored.key) => Err("its identifier is in use".to_owned()),
+            Ok(machine) => Ok(machine),
+            Err(error) => Err(error.to_string()),
+        };
+        match made {
+            Ok(machine) => {
+                let slot = self.insert(listener, restored.key, machine);
+                if let Some(tunnel) = self.slots.get_mut(slot) {
+                    tunnel.id = Some(restored.tunnel);
+                }
+                self.adopt_sessions(slot, restored);
+                self.drain(slot, now);
+            }
+            Err(reason) => {
+                self.engine.forget(restored.tunnel, &reason, now);
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        listener: usize,
+        from: PeerAddr,
+        key: MachineKey,
+        machine: Box<dyn Machine>,
+        now: Now,
+    ) {
+        let Some(entry) = self.listeners.get(listener) else {
+            return;
+        };
+        let refused = self.engine.tunnel_opening(&entry.origin, from, now).is_err();
+        let slot = self.insert(listener, key, machine);
+        if refused && let Some(tunnel) = self.slots.get_mut(slot) {
+            tunnel
+                .machine
+                .close(TerminateCause::ServiceUnavailable, now.instant);
+        }
+        self.drain(slot, now);
+    }
+
+    fn insert(&mut self, listener: usize, key: MachineKey, machine: Box<dyn Machine>) -> u32 {
+        let origin = self
+            .listeners
+            .get(listener)
+            .map(|listener| listener.origin.clone());
+        let origin = origin.unwrap_or_else(|| Origin {
+            protocol: "",
+            listener: String::new(),
+            shard: self.shard,
+        });
+        let slot = self.slots.insert(Tunnel {
+            listener,
+            key,
+            machine,
+            id: None,
+            origin,
+            sessions: std::collections::BTreeMap::new(),
+            dirty: false,
+            broken: None,
+        });
+        self.by_key.insert((listener, key), slot);
+        slot
+    }
+
+    /// Gives a machine an input and drains it.
+    pub(super) fn input(&mut self, slot: u32, input: Input<'_>, now: Now) {
+        self.give(slot, input, now);
+        self.drain(slot, now);
+    }
+
+    /// Gives a machine an input without draining it, from within its drain.
+    pub(super) fn give(&mut self, slot: u32, input: Input<'_>, now: Now) {
+        self.guarded(slot, |machine| {
+            machine.handle_input(input, now.instant).map_err(|fault| fault.0)
+        });
+    }
+
+    /// Runs one step of a machine. A fault or a panic ends its tunnel and nobody else's.
+    fn guarded<R>(
+        &mut self,
+        slot: u32,
+        step: impl FnOnce(&mut dyn Machine) -> Result<R, String>,
+    ) -> Option<R> {
+        let tunnel = self.slots.get_mut(slot)?;
+        if tunnel.broken.is_some() {
+            return None;
+        }
+        let machine = tunnel.machine.as_mut();
+        let result = catch_unwind(AssertUnwindSafe(|| step(machine)));
+        match result {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(fault)) => {
+                tunnel.broken = Some(fault);
+                None
+            }
+            Err(_) => {
+                tunnel.broken =
+                    Some("a machine panicked; please report this with the lines above".to_owned());
+                None
+            }
+        }
+    }
+
+    /// Takes out of a machine all that it has to say, then arms its timer; removes it where it is done.
+    pub(super) fn drain(&mut self, slot: u32, now: Now) {
+        for round in 0.. {
+            let sent = self.drain_transmits(slot, now);
+            let event = self.guarded(slot, |machine| Ok(machine.poll_event())).flatten();
+            match event {
+                Some(event) => self.event(slot, event, now),
+                None if !sent => break,
+                None => {}
+            }
+            if round >= MAX_ROUNDS {
+                self.guarded(slot, |_| {
+                    Err::<(), _>("a machine did not come to rest".to_owned())
+                });
+            }
+        }
+        self.settle(slot, now);
+    }
+
+    fn drain_transmits(&mut self, slot: u32, now: Now) -> bool {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut any = false;
+        for _ in 0..MAX_ROUNDS {
+            buffer.clear();
+            let transmit = self.guarded(
+                slot,
+                |machine| Ok(machine.poll_transmit(now.instant, &mut buffer)),
+            );
+            let Some(transmit) = transmit.flatten() else { break };
+            any = true;
+            match transmit.via {
+                Via::Socket(peer) => self.plane.send(peer, &buffer),
+                Via::Path(local) => {
+                    let path = self.slots.get(slot).and_then(|t| t.sessions.get(&local)?.path);
+                    if let Some(path) = path {
+                        self.plane.send_frame(path, &buffer);
+                    }
+                }
+            }
+        }
+        self.buffer = buffer;
+        any
+    }
+
+    fn settle(&mut self, slot: u32, now: Now) {
+        let Some(tunnel) = self.slots.get(slot) else {
+            return;
+        };
+        if tunnel.broken.is_none() && !tunnel.machine.is_drained() {
+            let deadline = tunnel.machine.poll_timeout();
+            self.wheel.set(slot, deadline);
+            return;
+        }
+        self.bury(slot, now);
+    }
+
+    /// Removes a machine that is done or broken, and ends what it did not end itself.
+    fn bury(&mut self, slot: u32, now: Now) {
+        self.wheel.set(slot, None);
+        self.end_rest(slot, now);
+        let Some(tunnel) = self.slots.remove(slot) else {
+            return;
+        };
+        self.by_key.remove(&(tunnel.listener, tunnel.key));
+        if let Some(listener) = self.listeners.get_mut(tunnel.listener) {
+            listener.front.release(tunnel.key, now.instant);
+        }
+    }
+
+    fn drain_front(&mut self, listener: usize, now: Now) {
+        let Some(entry) = self.listeners.get_mut(listener) else {
+            return;
+        };
+        let protocol = entry.origin.protocol;
+        for _ in 0..MAX_ROUNDS {
+            self.buffer.clear();
+            let transmit = entry.front.poll_transmit(now.instant, &mut self.buffer);
+            if let Some(transmit) = transmit
+                && let Via::Socket(peer) = transmit.via
+            {
+                self.plane.send(peer, &self.buffer);
+            }
+            match entry.front.poll_event() {
+                Some(Event::Dropped(reason)) => self.counters.dropped(protocol, reason.0),
+                Some(Event::Counted(name)) => self.counters.counted(protocol, name),
+                Some(Event::Notice { text, .. }) => {
+                    tracing::info!(listener = entry.origin.listener, "{text}")
+                }
+                Some(_) => {}
+                None if transmit.is_none() => break,
+                None => {}
+            }
+        }
+    }
+
+    /// Runs what is due: timers of machines and fronts, and sessions whose time is over.
+    pub fn timeout(&mut self, now: Now) {
+        let mut due = Vec::new();
+        self.wheel.advance(now.instant, &mut due);
+        for slot in due {
+            self.guarded(slot, |machine| {
+                machine.handle_timeout(now.instant);
+                Ok(())
+            });
+            self.drain(slot, now);
+        }
+        for listener in 0..self.listeners.len() {
+            let Some(entry) = self.listeners.get_mut(listener) else {
+                continue;
+            };
+            if entry.front.poll_timeout().is_some_and(|at| at <= now.instant) {
+                entry.front.handle_timeout(now.instant);
+                self.drain_front(listener, now);
+            }
+        }
+        for (session, cause) in self.engine.due(self.shard, now) {
+            self.terminate(session, cause, now);
+        }
+    }
+
+    /// When [`Driver::timeout`] wants to be called.
+    pub fn next_timeout(&self, now: Now) -> Option<Instant> {
+        let fronts = self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.front.poll_timeout());
+        fronts
+            .chain(self.wheel.next())
+            .chain(self.engine.next_due(self.shard, now))
+            .min()
+    }
+
+    pub(super) fn mark_dirty(&mut self, slot: u32) {
+        if let Some(tunnel) = self.slots.get_mut(slot)
+            && !tunnel.dirty
+        {
+            tunnel.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Journals the tunnels that changed since the last time. Called a few times a second rather than at each
+    /// change, since a record is a whole tunnel.
+    pub fn checkpoint_changed(&mut self, now: Now) {
+        for slot in std::mem::take(&mut self.dirty) {
+            self.checkpoint(slot, now);
+        }
+    }
+
+    /// Journals all tunnels, for a restart.
+    pub fn checkpoint_all(&mut self, now: Now) {
+        for slot in self.slots.indexes() {
+            self.checkpoint(slot, now);
+        }
+    }
+
+    fn checkpoint(&mut self, slot: u32, now: Now) {
+        let Some(tunnel) = self.slots.get_mut(slot) else {
+            return;
+        };
+        tunnel.dirty = false;
+        let Some(id) = tunnel.id else { return };
+        let paths: Vec<_> = tunnel
+            .sessions
+            .iter()
+            .filter_map(|(&local, s)| Some((local, s.path?)))
+            .collect();
+        for (session, path) in paths {
+            if let Some(state) = self.plane.hot_state(path) {
+                self.give(
+                    slot,
+                    Input::PathState {
+                        session,
+                        state: &state,
+                    },
+                    now,
+                );
+            }
+        }
+        if let Some(checkpoint) = self.guarded(slot, |machine| Ok(machine.checkpoint(now.instant))) {
+            self.engine.checkpoint(id, checkpoint, now);
+        }
+    }
+
+    /// Brings the engine's counters of all sessions up to date.
+    pub fn publish_counters(&mut self, now: Now) {
+        for slot in self.slots.indexes() {
+            let Some(tunnel) = self.slots.get(slot) else {
+                continue;
+            };
+            for session in tunnel.sessions.values() {
+                let stats: Option<PathStats> = session.path.and_then(|path| self.plane.stats(path));
+                if let Some(stats) = stats {
+                    self.engine.update_counters(session.id, stats, now);
+                }
+            }
+        }
+    }
+
+    /// Ends all tunnels, telling their peers. They drain over the next seconds.
+    pub fn close_all(&mut self, cause: TerminateCause, now: Now) {
+        for slot in self.slots.indexes() {
+            self.guarded(slot, |machine| {
+                machine.close(cause, now.instant);
+                Ok(())
+            });
+            self.drain(slot, now);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! What machines' events mean for the engine and the data plane.
+
+use super::Plane;
+use super::driver::Driver;
+use super::slots::{Session, Ticket};
+use sluice_auth::{AuthRequest, RejectReason};
+use sluice_core::{Now, RestoredTunnel};
+use sluice_spi::{
+    CallInfo, Ended, Event, Input, LocalRef, MachineKey, PathSpec, PathStats, PathUpdate, Severity,
+    TerminateCause, TunnelInfo,
+};
+
+impl<P: Plane> Driver<P> {
+    pub(super) fn event(&mut self, slot: u32, event: Event, now: Now) {
+        match event {
+            Event::TunnelUp(info) => self.tunnel_up(slot, &info, now),
+            Event::TunnelDown(ended) => self.tunnel_down(slot, &ended, now),
+            Event::SessionOpening { session, call } => self.session_opening(slot, session, &call, now),
+            Event::AuthRequested { session, request } => self.auth_requested(slot, session, request, now),
+            Event::SessionUp { session, facts } => {
+                if let Some(entry) = self.session(slot, session) {
+                    let id = entry.id;
+                    self.engine.session_up(id, &facts, now);
+                }
+            }
+            Event::SessionDown { session, ended } => self.session_down(slot, session, &ended, now),
+            Event::InstallPath { session, path } => self.install_path(slot, session, *path, now),
+            Event::UpdatePath { session, update } => self.update_path(slot, session, update),
+            Event::RemovePath { session } => {
+                self.remove_path(slot, session, now);
+            }
+            Event::CheckpointDue => self.mark_dirty(slot),
+            Event::Recovered { tunnel, sessions } => self.recovered(slot, &tunnel, &sessions, now),
+            Event::Dropped(reason) => self.counters.dropped(self.protocol(slot), reason.0),
+            Event::Counted(name) => self.counters.counted(self.protocol(slot), name),
+            Event::Notice {
+                session,
+                severity,
+                text,
+            } => self.notice(slot, session, severity, &text),
+            Event::Traced {
+                session,
+                direction,
+                text,
+            } => {
+                if let Some(entry) = self.session(slot, session) {
+                    tracing::debug!(target: "sluice::trace", session = %entry.id, ?direction, "{text}");
+                }
+            }
+        }
+    }
+
+    fn session(&self, slot: u32, local: LocalRef) -> Option<&Session> {
+        self.slots.get(slot)?.sessions.get(&local)
+    }
+
+    fn protocol(&self, slot: u32) -> &'static str {
+        self.slots.get(slot).map_or("", |tunnel| tunnel.origin.protocol)
+    }
+
+    fn tunnel_up(&mut self, slot: u32, info: &TunnelInfo, now: Now) {
+        let Some(tunnel) = self.slots.get_mut(slot) else {
+            return;
+        };
+        match self.engine.tunnel_up(&tunnel.origin, info, now) {
+            Ok(id) => tunnel.id = Some(id),
+            Err(_) => tunnel
+                .machine
+                .close(TerminateCause::ServiceUnavailable, now.instant),
+        }
+    }
+
+    fn tunnel_down(&mut self, slot: u32, ended: &Ended, now: Now) {
+        let id = self.slots.get_mut(slot).and_then(|tunnel| tunnel.id.take());
+        if let Some(id) = id {
+            self.engine.tunnel_down(id, ended, now);
+        }
+    }
+
+    fn session_opening(&mut self, slot: u32, local: LocalRef, call: &CallInfo, now: Now) {
+        let Some(tunnel) = self.slots.get_mut(slot) else {
+            return;
+        };
+        // A session in a tunnel that was refused goes the way of its tunnel.
+        let Some(id) = tunnel.id else { return };
+        let verdict = match self.engine.session_opening(&tunnel.origin, id, local, call, now) {
+            Ok(id) => {
+                tunnel.sessions.insert(local, Session::new(id, call));
+                self.by_session.insert(id, (slot, local));
+                Ok(())
+            }
+            Err(refusal) => Err(refusal),
+        };
+        self.give(
+            slot,
+            Input::Admission {
+                session: local,
+                verdict,
+            },
+            now,
+        );
+    }
+
+    fn auth_requested(&mut self, slot: u32, local: LocalRef, request: Box<AuthRequest>, now: Now) {
+        let generation = self.slots.generation(slot);
+        let Some(entry) = self
+            .slots
+            .get_mut(slot)
+            .and_then(|tunnel| tunnel.sessions.get_mut(&local))
+        else {
+            return;
+        };
+        entry.user = request.credentials.identity().to_string();
+        let session = entry.id;
+        self.engine.auth_requested(session, &request);
+        let result = match self.authority.try_cached(&request, now) {
+            Some(result) => result,
+            None if self.authority.ask(
+                Ticket {
+                    slot,
+                    generation,
+                    local,
+                    session,
+                },
+                request,
+            ) =>
+            {
+                return;
+            }
+            None => Err(RejectReason::Unavailable),
+        };
+        let verdict = self.engine.authorize(session, result, now);
+        self.give(
+            slot,
+            Input::AuthVerdict {
+                session: local,
+                verdict,
+            },
+            now,
+        );
+    }
+
+    fn session_down(&mut self, slot: u32, local: LocalRef, ended: &Ended, now: Now) {
+        let stats = self.remove_path(slot, local, now);
+        let entry = self
+            .slots
+            .get_mut(slot)
+            .and_then(|tunnel| tunnel.sessions.remove(&local));
+        if let Some(entry) = entry {
+            self.by_session.remove(&entry.id);
+            self.engine.session_down(entry.id, ended, stats, now);
+        }
+        self.mark_dirty(slot);
+    }
+
+    fn install_path(&mut self, slot: u32, local: LocalRef, path: PathSpec, now: Now) {
+        if self.session(slot, local).is_none() {
+            return;
+        }
+        match self.plane.install(MachineKey(slot), local, path) {
+            Ok(path) => {
+                let entry = self
+                    .slots
+                    .get_mut(slot)
+                    .and_then(|tunnel| tunnel.sessions.get_mut(&local));
+                if let Some(entry) = entry {
+                    entry.path = Some(path);
+                }
+            }
+            Err(error) => {
+                self.notice(
+                    slot,
+                    Some(local),
+                    Severity::Warning,
+                    &format!("no data path: {error}"),
+                );
+                let cause = TerminateCause::NasError;
+                self.give(
+                    slot,
+                    Input::Terminate {
+                        session: local,
+                        cause,
+                    },
+                    now,
+                );
+            }
+        }
+    }
+
+    fn update_path(&mut self, slot: u32, local: LocalRef, update: PathUpdate) {
+        let Some(path) = self.session(slot, local).and_then(|entry| entry.path) else {
+            return;
+        };
+        if let Err(error) = self.plane.update(path, update) {
+            self.notice(
+                slot,
+                Some(local),
+                Severity::Warning,
+                &format!("the data path was not changed: {error}"),
+            );
+        }
+    }
+
+    /// Removes a session's path and gives its last counters, which the engine gets too.
+    fn remove_path(&mut self, slot: u32, local: LocalRef, now: Now) -> PathStats {
+        let entry = self
+            .slots
+            .get_mut(slot)
+            .and_then(|tunnel| tunnel.sessions.get_mut(&local));
+        let Some((id, path)) = entry.and_then(|entry| Some((entry.id, entry.path.take()?))) else {
+            return PathStats::default();
+        };
+        let stats = self
+            .plane
+            .remove(path)
+            .map(|(stats, _)| stats)
+            .unwrap_or_default();
+        self.engine.update_counters(id, stats, now);
+        stats
+    }
+
+    /// Takes over the engine's names of a restored tunnel's sessions.
+    pub(super) fn adopt_sessions(&mut self, slot: u32, restored: &RestoredTunnel) {
+        for &(local, id) in &restored.sessions {
+            let Some(known) = self.engine.session(id) else {
+                continue;
+            };
+            let Some(tunnel) = self.slots.get_mut(slot) else {
+                return;
+            };
+            let peer = known.peer.remote.to_string();
+            let user = known
+                .identity
+                .map(|identity| identity.to_string())
+                .unwrap_or_default();
+            tunnel.sessions.insert(
+                local,
+                Session {
+                    id,
+                    path: None,
+                    peer,
+                    user,
+                },
+            );
+            self.by_session.insert(id, (slot, local));
+        }
+    }
+
+    fn recovered(&mut self, slot: u32, info: &TunnelInfo, sessions: &[LocalRef], now: Now) {
+        let Some(id) = self.slots.get(slot).and_then(|tunnel| tunnel.id) else {
+            return;
+        };
+        let unknown = self.engine.recovered(id, info, sessions, now);
+        let Some(tunnel) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let lost: Vec<LocalRef> = tunnel
+            .sessions
+            .keys()
+            .copied()
+            .filter(|local| !sessions.contains(local))
+            .collect();
+        for local in lost {
+            if let Some(entry) = tunnel.sessions.remove(&local) {
+                self.by_session.remove(&entry.id);
+            }
+        }
+        for session in unknown {
+            self.give(
+                slot,
+                Input::Terminate {
+                    session,
+                    cause: TerminateCause::NasError,
+                },
+                now,
+            );
+        }
+    }
+
+    /// Ends in the engine what a machine that is gone did not end itself.
+    pub(super) fn end_rest(&mut self, slot: u32, now: Now) {
+        let Some(tunnel) = self.slots.get(slot) else {
+            return;
+        };
+        let text = tunnel
+            .broken
+            .clone()
+            .unwrap_or_else(|| "the machine went without a word".to_owned());
+        let (origin, rest) = (
+            tunnel.origin.clone(),
+            tunnel.sessions.keys().copied().collect::<Vec<_>>(),
+        );
+        if tunnel.broken.is_some() {
+            tracing::error!(
+                listener = origin.listener,
+                protocol = origin.protocol,
+                "a tunnel broke: {text}"
+            );
+        }
+        let ended = Ended::new(TerminateCause::NasError, "fault", text);
+        for local in rest {
+            self.session_down(slot, local, &ended, now);
+        }
+        self.tunnel_down(slot, &ended, now);
+    }
+
+    fn notice(&self, slot: u32, local: Option<LocalRef>, severity: Severity, text: &str) {
+        let Some(tunnel) = self.slots.get(slot) else {
+            return;
+        };
+        let entry = local.and_then(|local| tunnel.sessions.get(&local));
+        let (session, peer, user) = match entry {
+            Some(entry) => (entry.id.to_string(), entry.peer.as_str(), entry.user.as_str()),
+            None => (String::new(), "", ""),
+        };
+        let id = tunnel.id.map(|id| id.to_string()).unwrap_or_default();
+        match severity {
+            Severity::Debug => tracing::debug!(tunnel = id, session, peer, user, "{text}"),
+            Severity::Info => tracing::info!(tunnel = id, session, peer, user, "{text}"),
+            Severity::Warning => tracing::warn!(tunnel = id, session, peer, user, "{text}"),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! A shard: one thread's share of fronts, machines, paths and timers.
+//!
+//! The [`Driver`] is the only code that pumps machines. It knows no socket and no protocol: packets leave by a
+//! [`Plane`], credentials are checked by an [`Authority`], and what is to be counted goes to [`Counters`].
+
+mod driver;
+mod events;
+mod slots;
+mod wheel;
+
+#[cfg(test)]
+mod tests;
+
+pub use driver::{Driver, Listener, Parts};
+pub use slots::Ticket;
+
+use sluice_auth::{AuthRequest, Profile, RejectReason};
+use sluice_core::Now;
+use sluice_spi::{DataPath, PeerAddr};
+
+/// Where packets leave: the data plane with the shard's sockets.
+pub trait Plane: DataPath {
+    /// Sends a control packet from `peer.local` to `peer.remote`, before any user data that waits.
+    fn send(&mut self, peer: PeerAddr, packet: &[u8]);
+}
+
+/// Who checks credentials.
+pub trait Authority: Send {
+    /// The answer where it can be given on this thread at once.
+    fn try_cached(&self, request: &AuthRequest, now: Now) -> Option<Result<Profile, RejectReason>>;
+
+    /// Asks for an answer that comes back later by [`Driver::answer`] with this ticket. False: too many
+    /// questions are open already.
+    fn ask(&self, ticket: Ticket, request: Box<AuthRequest>) -> bool;
+}
+
+/// What is counted, by the closed names of a module's descriptor.
+pub trait Counters: Send {
+    /// A packet or message was refused.
+    fn dropped(&self, protocol: &'static str, reason: &'static str);
+
+    /// Something else that a module counts.
+    fn counted(&self, protocol: &'static str, name: &'static str);
+}

@@ -1,0 +1,112 @@
+//! The machines of a shard and their sessions.
+
+use sluice_core::{Origin, SessionId, TunnelId};
+use sluice_spi::{CallInfo, LocalRef, Machine, MachineKey, PathRef};
+use std::collections::BTreeMap;
+
+/// A machine with what the engine and the data plane know of it.
+pub(super) struct Tunnel {
+    pub(super) listener: usize,
+    pub(super) key: MachineKey,
+    pub(super) machine: Box<dyn Machine>,
+    /// The engine's name, once the tunnel is up.
+    pub(super) id: Option<TunnelId>,
+    pub(super) origin: Origin,
+    pub(super) sessions: BTreeMap<LocalRef, Session>,
+    /// Its checkpoint is no longer what it would be now.
+    pub(super) dirty: bool,
+    /// It broke: nothing more goes into it or comes out of it.
+    pub(super) broken: Option<String>,
+}
+
+/// A session of a machine.
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) path: Option<PathRef>,
+    /// Who is at the other end, for log lines.
+    pub(super) peer: String,
+    pub(super) user: String,
+}
+
+impl Session {
+    pub(super) fn new(id: SessionId, call: &CallInfo) -> Self {
+        Self {
+            id,
+            path: None,
+            peer: call.peer.remote.to_string(),
+            user: String::new(),
+        }
+    }
+}
+
+/// Names one question of one session, so that a late answer misses what took its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+    pub(super) local: LocalRef,
+    /// The session that asks.
+    pub session: SessionId,
+}
+
+struct Slot {
+    generation: u32,
+    tunnel: Option<Tunnel>,
+}
+
+/// A slab of tunnels; a slot's generation changes each time it is emptied.
+#[derive(Default)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    pub(super) fn insert(&mut self, tunnel: Tunnel) -> u32 {
+        if let Some(index) = self.free.pop()
+            && let Some(slot) = self.slots.get_mut(index as usize)
+        {
+            slot.tunnel = Some(tunnel);
+            return index;
+        }
+        self.slots.push(Slot {
+            generation: 0,
+            tunnel: Some(tunnel),
+        });
+        u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn get(&self, index: u32) -> Option<&Tunnel> {
+        self.slots.get(index as usize)?.tunnel.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Tunnel> {
+        self.slots.get_mut(index as usize)?.tunnel.as_mut()
+    }
+
+    pub(super) fn generation(&self, index: u32) -> u32 {
+        self.slots.get(index as usize).map_or(0, |slot| slot.generation)
+    }
+
+    pub(super) fn remove(&mut self, index: u32) -> Option<Tunnel> {
+        let slot = self.slots.get_mut(index as usize)?;
+        let tunnel = slot.tunnel.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(index);
+        Some(tunnel)
+    }
+
+    /// The slots in use.
+    pub(super) fn indexes(&self) -> Vec<u32> {
+        let used = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.tunnel.is_some());
+        used.filter_map(|(index, _)| u32::try_from(index).ok()).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}

@@ -1,0 +1,373 @@
+//! A driver with the real L2TP module and a real engine, against the testkit's LAC, in virtual time.
+
+use super::{Authority, Counters, Driver, Listener, Parts, Plane, Ticket};
+use sluice_auth::{AuthRequest, Credentials, Profile, RejectReason, Secret};
+use sluice_core::{
+    Allocation, Engine, EngineConfig, EngineEvent, Ipv4Block, Journal, MemoryJournal, Now, Observer, Origin,
+    PoolConfig, SessionQuery, State,
+};
+use sluice_spi::{
+    DataPath, LocalRef, MachineKey, Module, PathError, PathRef, PathSpec, PathStats, PathUpdate, Payload,
+    PeerAddr, ShardId, Shards, TerminateCause, config,
+};
+use sluice_testkit::Seeded;
+use sluice_testkit::lac::{Lac, LacConfig, LacEvent};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+const PASSWORD: &[u8] = b"password";
+
+/// A data plane that keeps what is sent.
+#[derive(Default)]
+struct FakePlane {
+    sent: VecDeque<Vec<u8>>,
+    paths: BTreeMap<u32, PathSpec>,
+    next: u32,
+}
+
+impl DataPath for FakePlane {
+    fn install(&mut self, _: MachineKey, _: LocalRef, spec: PathSpec) -> Result<PathRef, PathError> {
+        self.next += 1;
+        self.paths.insert(self.next, spec);
+        Ok(PathRef {
+            slot: self.next,
+            generation: 0,
+        })
+    }
+
+    fn update(&mut self, path: PathRef, _: PathUpdate) -> Result<(), PathError> {
+        self.paths.get(&path.slot).map(|_| ()).ok_or(PathError::Unknown)
+    }
+
+    fn remove(&mut self, path: PathRef) -> Option<(PathStats, Vec<u8>)> {
+        let spec = self.paths.remove(&path.slot)?;
+        Some((PathStats::default(), spec.codec.hot_state()))
+    }
+
+    fn stats(&self, path: PathRef) -> Option<PathStats> {
+        self.paths.get(&path.slot).map(|_| PathStats::default())
+    }
+
+    fn hot_state(&self, path: PathRef) -> Option<Vec<u8>> {
+        self.paths.get(&path.slot).map(|spec| spec.codec.hot_state())
+    }
+
+    fn send_frame(&mut self, path: PathRef, frame: &[u8]) {
+        let Some(spec) = self.paths.get_mut(&path.slot) else {
+            return;
+        };
+        let mut out = bytes::BytesMut::new();
+        if spec.codec.seal(Payload::Frame(frame), &mut out) {
+            self.sent.push_back(out.to_vec());
+        }
+    }
+}
+
+impl Plane for FakePlane {
+    fn send(&mut self, _: PeerAddr, packet: &[u8]) {
+        self.sent.push_back(packet.to_vec());
+    }
+}
+
+/// Knows one password. Answers at once, or keeps the question for the test to answer.
+struct OnePassword {
+    later: Option<Arc<Mutex<Vec<Ticket>>>>,
+}
+
+fn profile(request: &AuthRequest) -> Result<Profile, RejectReason> {
+    let Credentials::Pap { identity, password } = &request.credentials;
+    if *password == Secret::new(PASSWORD) {
+        return Ok(Profile::new(identity.clone()));
+    }
+    Err(RejectReason::BadCredentials)
+}
+
+impl Authority for OnePassword {
+    fn try_cached(&self, request: &AuthRequest, _: Now) -> Option<Result<Profile, RejectReason>> {
+        self.later.is_none().then(|| profile(request))
+    }
+
+    fn ask(&self, ticket: Ticket, _: Box<AuthRequest>) -> bool {
+        self.later.as_ref().is_some_and(|later| {
+            later.lock().unwrap().push(ticket);
+            true
+        })
+    }
+}
+
+#[derive(Clone, Default)]
+struct Counted(Arc<Mutex<BTreeMap<&'static str, u32>>>);
+
+impl Counters for Counted {
+    fn dropped(&self, _: &'static str, reason: &'static str) {
+        *self.0.lock().unwrap().entry(reason).or_default() += 1;
+    }
+
+    fn counted(&self, _: &'static str, name: &'static str) {
+        *self.0.lock().unwrap().entry(name).or_default() += 1;
+    }
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn on_event(&self, _: &EngineEvent) {}
+}
+
+struct World {
+    now: Now,
+    journal: Arc<MemoryJournal>,
+    engine: Arc<Engine>,
+    driver: Driver<FakePlane>,
+    lac: Lac,
+    up: usize,
+    down: Vec<String>,
+    over: Option<String>,
+}
+
+fn peer() -> PeerAddr {
+    PeerAddr {
+        remote: "192.0.2.1:1701".parse().unwrap(),
+        local: "192.0.2.2:1701".parse().unwrap(),
+    }
+}
+
+fn gateway(
+    journal: &Arc<MemoryJournal>,
+    later: Option<Arc<Mutex<Vec<Ticket>>>>,
+    now: Now,
+) -> (Arc<Engine>, Driver<FakePlane>) {
+    let mut settings = EngineConfig::new(&["l2tp"]);
+    settings.defaults.ipv4_pool = Some("default".to_owned());
+    settings.pools = vec![PoolConfig {
+        name: "default".to_owned(),
+        ipv4: vec![Ipv4Block::prefix(Ipv4Addr::new(10, 64, 0, 0), 24).unwrap()],
+        ipv4_gateway: None,
+        ipv6: Vec::new(),
+        dns4: Vec::new(),
+        dns6: Vec::new(),
+        nbns: Vec::new(),
+        allocation: Allocation::default(),
+        sticky: Duration::from_secs(60),
+        hold_down: Duration::ZERO,
+    }];
+    let engine = Arc::new(Engine::new(
+        settings,
+        journal.clone(),
+        Arc::new(Silent),
+        Box::new(Seeded::new(1)),
+    ));
+    let module: &'static dyn Module = sluice_registry::module("l2tp").unwrap();
+    let factory = config::read("test", "", |root| module.configure(root)).unwrap();
+    let front = factory
+        .front(ShardId(0), Shards::new(1), Box::new(Seeded::new(2)))
+        .unwrap();
+    let origin = Origin {
+        protocol: "l2tp",
+        listener: "test".to_owned(),
+        shard: ShardId(0),
+    };
+    let parts = Parts {
+        shard: ShardId(0),
+        engine: engine.clone(),
+        plane: FakePlane::default(),
+        authority: Box::new(OnePassword { later }),
+        counters: Box::new(Counted::default()),
+        entropy: Box::new(Seeded::new(3)),
+        listeners: vec![Listener {
+            origin,
+            module,
+            factory: factory.into(),
+            front,
+        }],
+    };
+    (engine, Driver::new(parts, now))
+}
+
+impl World {
+    fn new(lac: LacConfig, later: Option<Arc<Mutex<Vec<Ticket>>>>) -> Self {
+        let now = Now {
+            instant: Instant::now(),
+            wall: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        };
+        let journal = Arc::new(MemoryJournal::new());
+        let (engine, driver) = gateway(&journal, later, now);
+        let lac = Lac::dial(Arc::new(lac), 7, Seeded::new(4), now.instant);
+        Self {
+            now,
+            journal,
+            engine,
+            driver,
+            lac,
+            up: 0,
+            down: Vec::new(),
+            over: None,
+        }
+    }
+
+    /// Carries packets to and fro until both ends are silent.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut any = false;
+            while let Some(packet) = self.lac.poll_transmit() {
+                self.driver.datagram(0, peer(), &packet.bytes, self.now);
+                any = true;
+            }
+            while let Some(packet) = self.driver.plane().sent.pop_front() {
+                self.lac.handle_datagram(&packet, self.now.instant);
+                any = true;
+            }
+            while let Some(event) = self.lac.poll_event() {
+                match event {
+                    LacEvent::CallUp { .. } => self.up += 1,
+                    LacEvent::CallDown { reason, .. } => self.down.push(reason),
+                    LacEvent::TunnelDown { reason } => self.over = Some(reason),
+                    LacEvent::TunnelUp | LacEvent::Ip { .. } => {}
+                }
+            }
+            if !any {
+                return;
+            }
+        }
+        panic!("the two ends do not come to rest");
+    }
+
+    /// Lets time pass, from one timer to the next.
+    fn run(&mut self, duration: Duration) {
+        let end = self.now.after(duration);
+        self.settle();
+        loop {
+            let timers = self
+                .lac
+                .poll_timeout()
+                .into_iter()
+                .chain(self.driver.next_timeout(self.now));
+            let next = timers.min().unwrap_or(end.instant).min(end.instant);
+            self.now = self.now.after(
+                next.saturating_duration_since(self.now.instant)
+                    .max(Duration::from_millis(1)),
+            );
+            self.lac.handle_timeout(self.now.instant);
+            self.driver.timeout(self.now);
+            self.settle();
+            if self.now.instant >= end.instant {
+                return;
+            }
+        }
+    }
+
+    fn sessions(&self) -> Vec<sluice_core::Session> {
+        self.engine.sessions(&SessionQuery::default()).items
+    }
+}
+
+fn lac() -> LacConfig {
+    LacConfig {
+        calls: 3,
+        ipv6: false,
+        user: "user{}".to_owned(),
+        password: PASSWORD.to_vec(),
+        ..LacConfig::default()
+    }
+}
+
+#[test]
+fn clients_come_up_and_an_operator_ends_one() {
+    let mut world = World::new(lac(), None);
+    world.run(Duration::from_secs(2));
+    assert_eq!(
+        (world.up, world.driver.machines()),
+        (3, 1),
+        "{:?} {:?}",
+        world.down,
+        world.over
+    );
+    let sessions = world.sessions();
+    assert!(sessions.iter().all(|session| session.state == State::Established));
+    assert_eq!(world.driver.plane().paths.len(), 3);
+    let id = sessions[0].id;
+    assert!(!world.driver.describe_session(id, world.now).unwrap().is_empty());
+    assert!(world.driver.terminate(id, TerminateCause::AdminReset, world.now));
+    world.run(Duration::from_secs(10));
+    assert_eq!((world.down.len(), world.sessions().len()), (1, 2));
+    assert!(!world.driver.terminate(id, TerminateCause::AdminReset, world.now));
+    world.lac.close(world.now.instant);
+    world.run(Duration::from_secs(60));
+    assert_eq!(
+        (
+            world.sessions().len(),
+            world.driver.machines(),
+            world.driver.plane().paths.len()
+        ),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn a_late_answer_finds_its_session_and_a_stale_one_nobody() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let mut world = World::new(LacConfig { calls: 1, ..lac() }, Some(asked.clone()));
+    world.run(Duration::from_secs(1));
+    let ticket = asked.lock().unwrap().pop().unwrap();
+    assert_eq!((world.up, world.sessions().len()), (0, 1));
+    let user = sluice_auth::Identity::parse(b"user0").unwrap();
+    world
+        .driver
+        .answer(ticket, Ok(Profile::new(user.clone())), world.now);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.up, 1, "{:?}", world.down);
+    world.driver.close_all(TerminateCause::AdminReboot, world.now);
+    world.run(Duration::from_secs(60));
+    assert_eq!((world.sessions().len(), world.driver.machines()), (0, 0));
+    world.driver.answer(ticket, Ok(Profile::new(user)), world.now);
+    assert_eq!(world.sessions().len(), 0);
+}
+
+#[test]
+fn a_wrong_password_is_refused_and_nothing_stays() {
+    let mut world = World::new(
+        LacConfig {
+            calls: 1,
+            password: b"wrong".to_vec(),
+            ..lac()
+        },
+        None,
+    );
+    world.run(Duration::from_secs(60));
+    assert_eq!((world.up, world.down.len(), world.sessions().len()), (0, 1, 0));
+}
+
+#[test]
+fn sessions_outlive_a_restart() {
+    let mut world = World::new(lac(), None);
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.up, 3);
+    let before: Vec<_> = world
+        .sessions()
+        .into_iter()
+        .map(|session| (session.id, session.addresses()))
+        .collect();
+    world.driver.checkpoint_all(world.now);
+    let (engine, mut driver) = gateway(&world.journal, None, world.now);
+    let records = world.journal.load().unwrap();
+    let loaded = engine.load(records, &|_| ShardId(0), world.now);
+    assert_eq!(loaded.tunnels.len(), 1);
+    for tunnel in &loaded.tunnels {
+        driver.restore(0, tunnel, world.now);
+    }
+    (world.engine, world.driver) = (engine, driver);
+    world.run(Duration::from_secs(120));
+    let after: Vec<_> = world
+        .sessions()
+        .into_iter()
+        .map(|session| (session.id, session.addresses()))
+        .collect();
+    assert_eq!(before, after);
+    assert_eq!((world.down.len(), world.over.as_deref()), (0, None));
+    assert_eq!(world.driver.plane().paths.len(), 3);
+    world.lac.close(world.now.instant);
+    world.run(Duration::from_secs(60));
+    assert_eq!((world.sessions().len(), world.driver.machines()), (0, 0));
+}
