@@ -3,4 +3,5 @@ pub mod admin;
 pub mod config;
 pub mod host;
 pub mod logs;
+pub mod sandbox;
 pub mod shard;
