@@ -68,12 +68,12 @@ impl Tunnel {
 
     /// Sets the timer for the next HELLO, up to a tenth earlier or later than configured so that many tunnels do
     /// not speak at once.
-    pub(crate) fn arm_hello(&mut self, now: Instant) {
+    pub(crate) fn arm_hello(&mut self, from: Instant) {
         let interval = self.config().hello_interval;
         let tenth = u32::try_from((interval / 10).as_millis()).unwrap_or(u32::MAX);
         let jitter = random_u32(&mut *self.entropy) % (2 * tenth).max(1);
         let wait = interval - interval / 10 + Duration::from_millis(jitter.into());
-        self.timers.set(Timer::Hello, now + wait);
+        self.timers.set(Timer::Hello, from + wait);
     }
 
     /// Starts or stops the clock of a tunnel without calls.
@@ -89,11 +89,12 @@ impl Tunnel {
     /// The HELLO timer has fired: the peer was silent for the whole interval, or the timer starts anew.
     pub(crate) fn hello_due(&mut self, now: Instant) {
         let interval = self.config().hello_interval;
-        let silent_since = self.last_heard;
-        if now.saturating_duration_since(silent_since) >= interval - interval / 10 {
+        if now.saturating_duration_since(self.last_heard) >= interval - interval / 10 {
             self.ask_for_life();
+            self.arm_hello(now);
+        } else {
+            self.arm_hello(self.last_heard);
         }
-        self.arm_hello(now.max(silent_since));
     }
 
     /// Sends a HELLO where nothing else is on its way that the peer must acknowledge.
