@@ -10,6 +10,9 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86400);
+/// A remembered password is as good as its hash, so it is not remembered for long; a storm after a restart is over in
+/// minutes.
+const CACHE_TIME: Duration = Duration::from_secs(600);
 
 /// Most failed logins a minute that can be allowed.
 const MAX_FAILURES: u64 = 1_000_000;
@@ -43,7 +46,7 @@ pub(super) fn read(root: &Section<'_>, state_dir: &Path, pools: &[PoolConfig]) -
         hash_threads: section.optional_integer("hash_threads", 1..=64).map(size),
         hash_queue: size(section.integer("hash_queue", 4096, 1..=1_000_000)),
         timeout: section.duration("timeout", 10 * SECOND, SECOND..=120 * SECOND),
-        cache_time: section.duration("cache_time", DAY, Duration::ZERO..=30 * DAY),
+        cache_time: section.duration("cache_time", CACHE_TIME, Duration::ZERO..=30 * DAY),
         cache_size: size(section.integer("cache_size", 100_000, 0..=1_000_000)),
         throttle: throttle(&section),
         realms: realms(&section, root, pools),

@@ -3,6 +3,7 @@
 //! The [`Driver`] is the only code that pumps machines. It knows no socket and no protocol: packets leave by a
 //! [`Plane`], credentials are checked by an [`Authority`], and what is to be counted goes to [`Counters`].
 
+mod desk;
 mod driver;
 mod events;
 mod slots;
@@ -11,6 +12,7 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 
+pub use desk::{ANSWER_TIME, Answered, Desk, MAX_OPEN};
 pub use driver::{Driver, Listener, Parts};
 pub use slots::Ticket;
 

@@ -1,0 +1,148 @@
+//! The shard's way to the authentication backends.
+
+use super::{Authority, Ticket};
+use sluice_auth::{AuthRequest, Profile, RejectReason};
+use sluice_auth_backends::Authenticator;
+use sluice_core::Now;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{Semaphore, mpsc};
+
+/// Questions open at once on a shard: as many as set-ups may be under way there. Each holds one small task.
+pub const MAX_OPEN: usize = 10_000;
+/// Longest wait for an answer. A PPP client repeats its request every 3 s and gives up after about 30 s
+/// (RFC 1334, 2.2.1 leaves the counts to the implementation; pppd sends ten).
+pub const ANSWER_TIME: Duration = Duration::from_secs(20);
+
+/// An answer for [`super::Driver::answer`].
+pub type Answered = (Ticket, Result<Profile, RejectReason>);
+
+/// Asks an [`Authenticator`] on the tokio runtime it is used from, and sends answers to the shard's loop.
+pub struct Desk {
+    authenticator: Arc<Authenticator>,
+    answers: mpsc::Sender<Answered>,
+    open: Arc<Semaphore>,
+}
+
+impl Desk {
+    /// A desk, and where its answers come out. Every open question has room for its answer.
+    pub fn new(authenticator: Arc<Authenticator>) -> (Self, mpsc::Receiver<Answered>) {
+        let (answers, received) = mpsc::channel(MAX_OPEN);
+        (
+            Self {
+                authenticator,
+                answers,
+                open: Arc::new(Semaphore::new(MAX_OPEN)),
+            },
+            received,
+        )
+    }
+}
+
+impl Authority for Desk {
+    fn try_cached(&self, request: &AuthRequest, now: Now) -> Option<Result<Profile, RejectReason>> {
+        self.authenticator.try_cached(request, now.instant, now.wall)
+    }
+
+    fn ask(&self, ticket: Ticket, request: Box<AuthRequest>) -> bool {
+        let Ok(permit) = self.open.clone().try_acquire_owned() else {
+            return false;
+        };
+        let (authenticator, answers) = (self.authenticator.clone(), self.answers.clone());
+        tokio::spawn(async move {
+            let answer = authenticator.authenticate(&request, Instant::now(), SystemTime::now());
+            let result = tokio::time::timeout(ANSWER_TIME, answer).await;
+            let result = result.unwrap_or(Err(RejectReason::Unavailable));
+            // Where the shard is gone, nobody waits for the answer.
+            let _ = answers.send((ticket, result)).await;
+            drop(permit);
+        });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_auth::{Credentials, Identity, Method, Secret};
+    use sluice_auth_backends::{AuthObserver, AuthenticatorConfig};
+    use sluice_core::SessionId;
+    use sluice_spi::LocalRef;
+
+    struct Unseen;
+
+    impl AuthObserver for Unseen {
+        fn answered(&self, _: &'static str, _: Method, _: Result<(), RejectReason>, _: Duration) {}
+    }
+
+    fn request() -> Box<AuthRequest> {
+        let identity = Identity::parse(b"somebody").unwrap();
+        Box::new(AuthRequest {
+            protocol: "l2tp",
+            credentials: Credentials::Pap {
+                identity,
+                password: Secret::new("x"),
+            },
+            peer: None,
+            calling: None,
+            called: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn every_question_gets_its_answer_under_its_ticket() {
+        let config = AuthenticatorConfig {
+            failure_delay: Duration::ZERO,
+            ..AuthenticatorConfig::default()
+        };
+        let authenticator = Arc::new(Authenticator::new(Vec::new(), config, Arc::new(Unseen)));
+        let (desk, mut answers) = Desk::new(authenticator);
+        let now = Now {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        };
+        assert!(desk.try_cached(&request(), now).is_none());
+        let session: SessionId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+        for local in 0..10 {
+            assert!(desk.ask(
+                Ticket {
+                    slot: 1,
+                    generation: 2,
+                    local: LocalRef(local),
+                    session
+                },
+                request()
+            ));
+        }
+        let mut locals = Vec::new();
+        for _ in 0..10 {
+            let (ticket, result) = answers.recv().await.unwrap();
+            assert!(result.is_err());
+            locals.push(ticket.local.0);
+        }
+        locals.sort_unstable();
+        assert_eq!(locals, (0..10).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn too_many_open_questions_are_refused() {
+        let config = AuthenticatorConfig {
+            failure_delay: Duration::ZERO,
+            ..AuthenticatorConfig::default()
+        };
+        let authenticator = Arc::new(Authenticator::new(Vec::new(), config, Arc::new(Unseen)));
+        let (desk, _answers) = Desk::new(authenticator);
+        let session: SessionId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+        let ticket = Ticket {
+            slot: 1,
+            generation: 2,
+            local: LocalRef(3),
+            session,
+        };
+        // The tasks do not run before this one waits, so that all questions stay open.
+        for _ in 0..MAX_OPEN {
+            assert!(desk.ask(ticket, request()));
+        }
+        assert!(!desk.ask(ticket, request()));
+    }
+}
