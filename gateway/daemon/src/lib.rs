@@ -1,5 +1,6 @@
 //! Sluice: a multi-protocol session gateway and tunnel concentrator.
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod host;
 pub mod logs;

@@ -1,8 +1,6 @@
 //! What the admin plane asks of the running gateway besides the engine's tables.
 
-use super::store::{UserChange, UserEntry, UserError};
 use crate::config::{Change, Config};
-use sluice_auth::Secret;
 use sluice_core::{SessionId, TunnelId};
 use sluice_spi::{Fact, Originate, ShardId};
 use std::future::Future;
@@ -49,24 +47,6 @@ pub trait Control: Send + Sync {
 
     /// What would be, or was, changed on the host for the current configuration.
     fn host_changes(&self) -> Answer<'_, Vec<HostChange>>;
-}
-
-/// The users that operators may list and change. Changes are durable when the answer is there.
-pub trait UserStore: Send + Sync {
-    /// All users, in the order of their names.
-    fn list(&self) -> Answer<'_, Result<Vec<UserEntry>, UserError>>;
-
-    /// One user.
-    fn get(&self, name: String) -> Answer<'_, Result<UserEntry, UserError>>;
-
-    /// Adds a user; its name must be new.
-    fn create(&self, entry: UserEntry, password: Secret) -> Answer<'_, Result<(), UserError>>;
-
-    /// Changes a user. The new password, where there is one, is hashed before it is kept.
-    fn change(&self, name: String, change: UserChange) -> Answer<'_, Result<UserEntry, UserError>>;
-
-    /// Deletes a user.
-    fn delete(&self, name: String) -> Answer<'_, Result<(), UserError>>;
 }
 
 /// Why the gateway did not do what it was asked.

@@ -113,6 +113,12 @@ impl Events {
         self.news.send_replace(next);
     }
 
+    /// Readers that follow the stream now.
+    #[cfg(test)]
+    pub(crate) fn followers(&self) -> usize {
+        self.news.receiver_count()
+    }
+
     /// A reader's place: after the event it saw last, or, where it names none, after all there were.
     pub(crate) fn follow(&self, last: Option<&str>, filter: EventFilter) -> Cursor {
         let next = self.lock().next;

@@ -16,25 +16,29 @@ mod operations;
 mod problem;
 mod routes;
 mod server;
-mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tokens;
 mod trace;
 mod views;
 
+pub(crate) use call::escape;
+
+pub use api::static_addresses;
 pub use audit::Audit;
 pub use configs::{Configs, Reload, ReloadError};
 pub use control::{
     Answer, Applied, Control, ControlError, HostChange, ListenerStatus, PlaceCall, Reason, RuntimeStatus,
-    ServiceStatus, ShardStatus, UserStore,
+    ServiceStatus, ShardStatus,
 };
 pub use events::Events;
 pub use openapi::{document as openapi_document, text as openapi_text};
 pub use server::{Listeners, StartError};
-pub use store::{UserChange, UserEntry, UserError};
 pub use tokens::{Opened, Scope, Token, TokenError, Tokens};
 pub use trace::Traces;
 
 use self::server::Certificate;
+use sluice_auth_backends::LocalUsers;
 use sluice_core::Engine;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +55,7 @@ pub struct Parts {
     /// The rest of the running gateway.
     pub control: Arc<dyn Control>,
     /// Users.
-    pub users: Arc<dyn UserStore>,
+    pub users: Arc<LocalUsers>,
     /// What happened lately: also an observer of the engine.
     pub events: Arc<Events>,
     /// Traces: also fed by the shards.
@@ -138,8 +142,8 @@ impl Plane {
         self.parts.control.as_ref()
     }
 
-    pub(crate) fn users(&self) -> &dyn UserStore {
-        self.parts.users.as_ref()
+    pub(crate) fn users(&self) -> &Arc<LocalUsers> {
+        &self.parts.users
     }
 
     pub(crate) fn events(&self) -> &Arc<Events> {
@@ -183,3 +187,6 @@ impl Plane {
         format!("{:08x}-{number}", self.run)
     }
 }
+
+#[cfg(test)]
+mod tests;

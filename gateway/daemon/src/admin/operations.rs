@@ -468,7 +468,7 @@ pub(crate) static OPERATIONS: &[Operation] = &[
     )
     .body(schema::<users::Password>)
     .reply(200, Reply::Json(schema::<users::Changed>))
-    .text("Give a user another password, and end its sessions if that is asked for"),
+    .text("Give a user another password and end its sessions"),
     Operation::change(
         Method::DELETE,
         "/v1/users/{name}",

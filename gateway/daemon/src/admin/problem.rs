@@ -1,10 +1,10 @@
 //! Errors as the API tells them: `application/problem+json` (RFC 9457).
 
 use super::control::ControlError;
-use super::store::UserError;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
+use sluice_auth_backends::{ChangeError, UsersError};
 
 /// The media type of a problem.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
@@ -69,6 +69,18 @@ pub(crate) struct Detail {
     pub(crate) pointer: String,
     /// What is wrong with it.
     pub(crate) detail: String,
+}
+
+impl From<sluice_spi::config::Problem> for Detail {
+    fn from(problem: sluice_spi::config::Problem) -> Self {
+        Self {
+            pointer: format!("{}:{}:{}", problem.file, problem.line, problem.column),
+            detail: match problem.key.as_str() {
+                "" => problem.message,
+                key => format!("{key}: {}", problem.message),
+            },
+        }
+    }
 }
 
 /// An error on its way to the client.
@@ -172,14 +184,28 @@ impl From<ControlError> for Problem {
     }
 }
 
-impl From<UserError> for Problem {
-    fn from(error: UserError) -> Self {
+impl From<UsersError> for Problem {
+    fn from(error: UsersError) -> Self {
         let text = error.to_string();
+        if let UsersError::Invalid(problems) = error {
+            return Self::invalid(problems.into_iter().map(Detail::from).collect());
+        }
+        let code = match error {
+            UsersError::Exists(_) | UsersError::Changed(_) => Code::Conflict,
+            UsersError::Unknown(_) => Code::NotFound,
+            // The file itself: somebody has to mend it first.
+            _ => Code::Unavailable,
+        };
+        Self::new(code, text)
+    }
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
         match error {
-            UserError::NotFound(_) => Self::new(Code::NotFound, text),
-            UserError::Exists(_) => Self::new(Code::Conflict, text),
-            UserError::Unavailable(_) => Self::new(Code::Unavailable, text),
-            UserError::Invalid(member, message) => Self::member(member, message),
+            ChangeError::Users(error) => error.into(),
+            ChangeError::Weak(weak) => Self::member("password", weak.to_string()),
+            ChangeError::Pool(error) => Self::new(Code::Unavailable, error.to_string()),
         }
     }
 }

@@ -216,4 +216,6 @@ fn resolve(base: &Path, path: &str) -> PathBuf {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use super::resolve;
 use super::sections::size;
 use sluice_auth::{IpPrefix, ProfileDefaults, Rate, Realm, RealmTable, ThrottleConfig, Unlisted};
+use sluice_auth_backends::{CacheConfig, HashPoolConfig};
 use sluice_core::PoolConfig;
 use sluice_spi::config::Section;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,6 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86400);
-/// A remembered password is as good as its hash, so it is not remembered for long; a storm after a restart is over in
-/// minutes.
-const CACHE_TIME: Duration = Duration::from_secs(600);
-
 /// Most failed logins a minute that can be allowed.
 const MAX_FAILURES: u64 = 1_000_000;
 
@@ -22,16 +19,10 @@ const MAX_FAILURES: u64 = 1_000_000;
 pub struct Users {
     /// The users file.
     pub file: PathBuf,
-    /// Threads that hash passwords; `None`: one for each core.
-    pub hash_threads: Option<usize>,
-    /// Password checks that may wait for those threads; more are refused as unavailable.
-    pub hash_queue: usize,
-    /// Longest time a password check may take, waiting included.
-    pub timeout: Duration,
-    /// How long a password that was right is taken without hashing it again; zero: never.
-    pub cache_time: Duration,
-    /// Most users in that cache.
-    pub cache_size: usize,
+    /// The threads that hash passwords.
+    pub hashing: HashPoolConfig,
+    /// The cache of passwords that were right.
+    pub cache: CacheConfig,
     /// Failed logins that are tolerated.
     pub throttle: ThrottleConfig,
     /// How a name's realm is treated.
@@ -43,13 +34,30 @@ pub(super) fn read(root: &Section<'_>, state_dir: &Path, pools: &[PoolConfig]) -
     let section = root.section("users");
     Users {
         file: resolve(state_dir, &section.text_or("file", "users.toml")),
-        hash_threads: section.optional_integer("hash_threads", 1..=64).map(size),
-        hash_queue: size(section.integer("hash_queue", 4096, 1..=1_000_000)),
-        timeout: section.duration("timeout", 10 * SECOND, SECOND..=120 * SECOND),
-        cache_time: section.duration("cache_time", CACHE_TIME, Duration::ZERO..=30 * DAY),
-        cache_size: size(section.integer("cache_size", 100_000, 0..=1_000_000)),
+        hashing: hashing(&section),
+        cache: cache(&section),
         throttle: throttle(&section),
         realms: realms(&section, root, pools),
+    }
+}
+
+fn hashing(section: &Section<'_>) -> HashPoolConfig {
+    let default = HashPoolConfig::default();
+    let threads = section.optional_integer("hash_threads", 1..=64).map(size);
+    let queue = section.optional_integer("hash_queue", 1..=1_000_000).map(size);
+    HashPoolConfig {
+        threads: threads.unwrap_or(default.threads),
+        queue: queue.unwrap_or(default.queue),
+        deadline: section.duration("hash_deadline", default.deadline, SECOND..=120 * SECOND),
+    }
+}
+
+fn cache(section: &Section<'_>) -> CacheConfig {
+    let default = CacheConfig::default();
+    let slots = section.integer("cache_slots", u64::from(default.slots), 8..=16 << 20);
+    CacheConfig {
+        slots: u32::try_from(slots).unwrap_or(default.slots),
+        ttl: section.duration("cache_time", default.ttl, Duration::ZERO..=30 * DAY),
     }
 }
 

@@ -191,13 +191,7 @@ fn reload_problem(error: ReloadError) -> Problem {
     match error {
         ReloadError::Control(error) => error.into(),
         ReloadError::Problems(error) => {
-            let errors = error.problems().into_iter().map(|problem| Detail {
-                pointer: format!("{}:{}:{}", problem.file, problem.line, problem.column),
-                detail: match problem.key.as_str() {
-                    "" => problem.message,
-                    key => format!("{key}: {}", problem.message),
-                },
-            });
+            let errors = error.problems().into_iter().map(Detail::from);
             let mut problem = Problem::invalid(errors.collect());
             let count = problem.errors.len();
             problem.detail = format!("the configuration has {count} problems; the former one stays in use");

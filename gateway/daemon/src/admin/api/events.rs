@@ -34,7 +34,9 @@ type State = (Arc<Plane>, Cursor);
 
 async fn next((plane, mut cursor): State) -> Option<(std::result::Result<Event, Infallible>, State)> {
     let mut stop = plane.stopping();
+    // What happened before the end is still told.
     let sent = tokio::select! {
+        biased;
         sent = plane.events().wait(&mut cursor) => sent?,
         () = stopped(&mut stop) => return None,
     };

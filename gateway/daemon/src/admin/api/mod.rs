@@ -11,6 +11,8 @@ pub(super) mod traces;
 pub(super) mod tunnels;
 pub(super) mod users;
 
+pub use users::static_addresses;
+
 use super::problem::{Code, Problem};
 use axum::body::Body;
 use axum::http::Response;

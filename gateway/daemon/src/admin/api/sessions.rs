@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use sluice_core::{Order, SessionFilter, SessionId, SessionQuery, State};
 use sluice_spi::TerminateCause;
-use std::sync::Arc;
 use utoipa::ToSchema;
 
 fn read_query(params: &Params<'_>) -> SessionQuery {
@@ -69,28 +68,13 @@ pub(crate) async fn history(call: Call) -> Result {
     call.page(&views, page.next.map(|next| next.to_string()))
 }
 
-/// The one session of the history with an id.
-fn ended(call: &Call, id: SessionId) -> Option<Arc<sluice_core::Session>> {
-    // Ids order by time: the one asked for is the first after the one before it.
-    let before = u128::from_be_bytes(id.to_bytes()).checked_sub(1);
-    let query = SessionQuery {
-        after: before.map(|before| SessionId::from_bytes(before.to_be_bytes())),
-        limit: 1,
-        ..SessionQuery::default()
-    };
-    let found = call.plane.engine().history(&query).items.into_iter().next();
-    found.filter(|session| session.id == id)
-}
-
 pub(crate) async fn show(call: Call) -> Result {
     let id: SessionId = call.id("such session")?;
     let live = call.plane.control().describe_session(id).await;
-    if let Some(session) = call.plane.engine().session(id) {
-        let view = SessionView::from(&session).with_live(&live.unwrap_or_default());
-        return json(StatusCode::OK, &view);
-    }
-    let session = ended(&call, id).ok_or_else(|| Problem::not_found("such session (any more)"))?;
-    json(StatusCode::OK, &SessionView::from(&*session))
+    let session = call.plane.engine().session(id);
+    let session = session.ok_or_else(|| Problem::not_found("such session (any more)"))?;
+    let view = SessionView::from(&session).with_live(&live.unwrap_or_default());
+    json(StatusCode::OK, &view)
 }
 
 /// How sessions are to be ended.
@@ -130,12 +114,15 @@ pub(crate) struct Terminating {
 pub(crate) async fn terminate(call: Call) -> Result {
     let id: SessionId = call.id("such session")?;
     let cause = Terminate::cause(&call)?;
-    let requested = call.plane.engine().end_session(id, cause);
-    if !requested && call.plane.engine().session(id).is_none() {
-        return Err(match ended(&call, id) {
-            Some(_) => Problem::new(Code::Conflict, "the session has ended already"),
-            None => Problem::not_found("such session"),
-        });
+    let engine = call.plane.engine();
+    let requested = engine.end_session(id, cause);
+    if !requested {
+        let session = engine
+            .session(id)
+            .ok_or_else(|| Problem::not_found("such session"))?;
+        if session.state == State::Closed {
+            return Err(Problem::new(Code::Conflict, "the session has ended already"));
+        }
     }
     let cause = cause.as_str();
     let id = id.to_string();

@@ -38,7 +38,7 @@ pub(crate) async fn start(call: Call) -> Result {
         let rule = format!("must be from 1 to {}", MAX_TIME.as_secs());
         return Err(Problem::member("seconds", rule));
     }
-    if call.plane.engine().session(id).is_none() {
+    if call.plane.engine().find_owner(id).is_none() {
         return Err(Problem::not_found("such session (any more)"));
     }
     let traces = call.plane.traces();

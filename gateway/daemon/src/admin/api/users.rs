@@ -1,15 +1,18 @@
 //! Users.
 
-use super::Result;
+use super::{Result, blocking};
 use crate::admin::call::{Call, json};
 use crate::admin::problem::Problem;
-use crate::admin::store::{UserChange, UserEntry};
 use crate::admin::views;
 use axum::http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize};
-use sluice_auth::{AddressRule, Secret, check_new_password, parse_timestamp};
+use sluice_auth::{AddressRule, Identity, MAX_NAME, Profile, Secret, parse_timestamp};
+use sluice_auth_backends::{LocalUsers, User, UserChange, UserTable, UsersError};
+use sluice_core::Address;
 use sluice_spi::TerminateCause;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
 /// A password on its way in: it can be read, and never be written.
@@ -23,13 +26,19 @@ impl<'de> Deserialize<'de> for NewPassword {
     }
 }
 
-impl NewPassword {
-    fn check(self, member: &str) -> std::result::Result<Secret, Problem> {
-        match check_new_password(&self.0) {
-            Ok(()) => Ok(self.0),
-            Err(weak) => Err(Problem::member(member, weak.to_string())),
+/// The addresses that users have for themselves: what [`sluice_core::Engine::set_static_addresses`] is to be told
+/// whenever users change.
+pub fn static_addresses(users: &UserTable) -> Vec<Address> {
+    let mut addresses = Vec::new();
+    for user in users.list(None) {
+        if let AddressRule::Static(address) = user.profile.ipv4 {
+            addresses.push(Address::V4(address));
+        }
+        if let AddressRule::Static(prefix) = user.profile.ipv6 {
+            addresses.push(Address::V6(prefix));
         }
     }
+    addresses
 }
 
 /// A user.
@@ -52,21 +61,25 @@ pub(crate) struct UserView {
     session_timeout: Option<u64>,
     /// Longest silence of a session, in seconds.
     idle_timeout: Option<u64>,
+    /// The protocols it may use; null: all.
+    protocols: Option<Vec<String>>,
 }
 
-impl From<&UserEntry> for UserView {
-    fn from(user: &UserEntry) -> Self {
+impl From<&User> for UserView {
+    fn from(user: &User) -> Self {
+        let profile = &user.profile;
         Self {
-            name: user.name.clone(),
-            enabled: user.enabled,
+            name: user.name().to_owned(),
+            enabled: !user.disabled,
             expires: user.expires.map(views::time),
-            ipv4: user.ipv4.to_string(),
-            ipv6: user.ipv6.to_string(),
-            dns: user.dns.iter().map(ToString::to_string).collect(),
-            mtu: user.mtu,
-            max_sessions: user.max_sessions,
-            session_timeout: user.session_timeout.map(|timeout| timeout.as_secs()),
-            idle_timeout: user.idle_timeout.map(|timeout| timeout.as_secs()),
+            protocols: user.protocols.clone(),
+            ipv4: profile.ipv4.to_string(),
+            ipv6: profile.ipv6.to_string(),
+            dns: profile.dns.iter().map(ToString::to_string).collect(),
+            mtu: profile.mtu,
+            max_sessions: profile.max_sessions,
+            session_timeout: profile.session_timeout.map(|timeout| timeout.as_secs()),
+            idle_timeout: profile.idle_timeout.map(|timeout| timeout.as_secs()),
         }
     }
 }
@@ -75,19 +88,23 @@ pub(crate) async fn list(call: Call) -> Result {
     let params = call.params();
     let (limit, cursor) = (params.limit(), params.text("cursor"));
     params.finish()?;
-    let users = call.plane.users().list().await?;
-    let after = |user: &&UserEntry| cursor.as_deref().is_none_or(|cursor| user.name.as_str() > cursor);
-    let mut wanted = users.iter().filter(after);
-    let page: Vec<&UserEntry> = wanted.by_ref().take(limit).collect();
-    let more = wanted.next().is_some();
-    let next = page.last().filter(|_| more).map(|user| user.name.clone());
-    let views: Vec<UserView> = page.into_iter().map(UserView::from).collect();
+    let table = call.plane.users().table();
+    let mut users = table.list(cursor.as_deref());
+    let page: Vec<_> = users.by_ref().take(limit).collect();
+    let more = users.next().is_some();
+    let next = page.last().filter(|_| more).map(|user| user.name().to_owned());
+    let views: Vec<UserView> = page.iter().map(|user| UserView::from(&***user)).collect();
     call.page(&views, next)
 }
 
+fn find(call: &Call, name: &str) -> std::result::Result<Arc<User>, Problem> {
+    let found = call.plane.users().file().get(name);
+    found.ok_or_else(|| UsersError::Unknown(name.to_owned()).into())
+}
+
 pub(crate) async fn show(call: Call) -> Result {
-    let user = call.plane.users().get(call.param("name").to_owned()).await?;
-    json(StatusCode::OK, &UserView::from(&user))
+    let user = find(&call, call.param("name"))?;
+    json(StatusCode::OK, &UserView::from(&*user))
 }
 
 /// A new user.
@@ -115,6 +132,8 @@ pub(crate) struct Create {
     session_timeout: Option<u64>,
     /// Longest silence of a session, in seconds.
     idle_timeout: Option<u64>,
+    /// The protocols it may use; null: all.
+    protocols: Option<Vec<String>>,
 }
 
 fn yes() -> bool {
@@ -137,19 +156,28 @@ fn rule<T: std::str::FromStr>(
     text.parse().map_err(|_| wrong())
 }
 
+/// All of a new user but its name and password.
+type Complete = Box<dyn FnOnce(&mut User) + Send>;
+
 impl Create {
-    fn read(self) -> std::result::Result<(UserEntry, Secret), Problem> {
+    fn read(self) -> std::result::Result<(Identity, Secret, Complete), Problem> {
+        let wrong = || {
+            Problem::member(
+                "name",
+                format!("must be 1 to {MAX_NAME} bytes without control characters"),
+            )
+        };
+        let name = Identity::parse(self.name.as_bytes()).ok_or_else(wrong)?;
         let expires = self.expires.map(|text| {
             let wrong = || Problem::member("expires", "must be a day or a time, such as 2027-01-31");
             parse_timestamp(&text).ok_or_else(wrong)
         });
+        let expires = expires.transpose()?;
         let dns = self.dns.iter().map(|text| {
             let wrong = |_| Problem::member("dns", format!("must be IP addresses, not {text:?}"));
             text.parse().map_err(wrong)
         });
-        let entry = UserEntry {
-            enabled: self.enabled,
-            expires: expires.transpose()?,
+        let profile = Profile {
             ipv4: rule("ipv4", self.ipv4.as_deref())?,
             ipv6: rule("ipv6", self.ipv6.as_deref())?,
             dns: dns.collect::<std::result::Result<_, _>>()?,
@@ -157,50 +185,85 @@ impl Create {
             max_sessions: self.max_sessions,
             session_timeout: self.session_timeout.map(Duration::from_secs),
             idle_timeout: self.idle_timeout.map(Duration::from_secs),
-            ..UserEntry::new(self.name)
+            ..Profile::new(name.clone())
         };
-        Ok((entry, self.password.check("password")?))
+        let (disabled, protocols) = (!self.enabled, self.protocols);
+        let complete = move |user: &mut User| {
+            user.profile = profile;
+            user.disabled = disabled;
+            user.expires = expires;
+            user.protocols = protocols;
+        };
+        Ok((name, self.password.0, Box::new(complete)))
     }
 }
 
 pub(crate) async fn create(call: Call) -> Result {
-    let (entry, password) = call.json::<Create>()?.read()?;
-    call.plane.users().create(entry.clone(), password).await?;
-    json(StatusCode::CREATED, &UserView::from(&entry))
+    let (name, password, complete) = call.json::<Create>()?.read()?;
+    let known = name.clone();
+    let changed = change(&call, name.as_str(), move |users| {
+        // Hashing waits for the pool, and writing for the disk: neither is for the threads that serve others.
+        Handle::current().block_on(users.create_user(known, password, complete))
+    });
+    let changed = changed.await?;
+    json(StatusCode::CREATED, &changed.user)
 }
 
 /// A user after a change.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ChangedUser)]
 pub(crate) struct Changed {
     user: UserView,
     /// Its sessions that are being ended.
     ended_sessions: usize,
 }
 
-async fn change(call: &Call, change: UserChange, end: bool) -> Result {
-    let name = call.param("name").to_owned();
-    let user = call.plane.users().change(name.clone(), change).await?;
-    let ended_sessions = match end {
-        true => call.plane.engine().end_user(&name, TerminateCause::AdminReset),
-        false => 0,
-    };
-    let user = UserView::from(&user);
-    json(StatusCode::OK, &Changed { user, ended_sessions })
+/// Does what a change of users means for the engine: keeps their fixed addresses free for them, and ends the
+/// sessions of those that may not have them any more. Gives the number of sessions of one of them; others can be
+/// among them where the file was edited by hand meanwhile.
+fn take_effect(call: &Call, changes: &[UserChange], counted: &str) -> usize {
+    let addresses = static_addresses(&call.plane.users().table());
+    call.plane.engine().set_static_addresses(&addresses);
+    let mut ended = 0;
+    for change in changes.iter().filter(|change| change.ends_sessions()) {
+        let sessions = call
+            .plane
+            .engine()
+            .end_user(&change.name, TerminateCause::AdminReset);
+        if change.name == counted {
+            ended += sessions;
+        }
+    }
+    ended
 }
 
-fn enabled(enabled: bool) -> UserChange {
-    UserChange {
-        enabled: Some(enabled),
-        password: None,
-    }
+/// Changes the users file, ends the sessions that this ends, and gives the user as it is now.
+async fn change<E: Into<Problem> + Send + 'static>(
+    call: &Call,
+    name: &str,
+    edit: impl FnOnce(&LocalUsers) -> std::result::Result<Vec<UserChange>, E> + Send + 'static,
+) -> std::result::Result<Changed, Problem> {
+    let users = call.plane.users().clone();
+    let changes = blocking(move || edit(&users)).await?.map_err(Into::into)?;
+    Ok(Changed {
+        ended_sessions: take_effect(call, &changes, name),
+        user: UserView::from(&*find(call, name)?),
+    })
+}
+
+async fn set_disabled(call: Call, disabled: bool) -> Result {
+    let name = call.param("name").to_owned();
+    let known = name.clone();
+    let edit = move |users: &LocalUsers| users.update_user(&known, |user| user.disabled = disabled);
+    json(StatusCode::OK, &change(&call, &name, edit).await?)
 }
 
 pub(crate) async fn disable(call: Call) -> Result {
-    change(&call, enabled(false), true).await
+    set_disabled(call, true).await
 }
 
 pub(crate) async fn enable(call: Call) -> Result {
-    change(&call, enabled(true), false).await
+    set_disabled(call, false).await
 }
 
 /// A new password.
@@ -209,26 +272,19 @@ pub(crate) async fn enable(call: Call) -> Result {
 #[schema(as = ChangePassword)]
 pub(crate) struct Password {
     password: NewPassword,
-    /// Whether the user's sessions are ended, so that it has to use the new one.
-    #[serde(default)]
-    end_sessions: bool,
 }
 
 pub(crate) async fn password(call: Call) -> Result {
-    let Password {
-        password,
-        end_sessions,
-    } = call.json()?;
-    let password = Some(password.check("password")?);
-    let new = UserChange {
-        enabled: None,
-        password,
-    };
-    change(&call, new, end_sessions).await
+    let Password { password } = call.json()?;
+    let name = call.param("name").to_owned();
+    let known = name.clone();
+    let edit = move |users: &LocalUsers| Handle::current().block_on(users.set_password(&known, password.0));
+    json(StatusCode::OK, &change(&call, &name, edit).await?)
 }
 
 /// A user that was deleted.
 #[derive(Serialize, ToSchema)]
+#[schema(as = DeletedUser)]
 pub(crate) struct Deleted {
     /// Its sessions that are being ended.
     ended_sessions: usize,
@@ -236,7 +292,8 @@ pub(crate) struct Deleted {
 
 pub(crate) async fn delete(call: Call) -> Result {
     let name = call.param("name").to_owned();
-    call.plane.users().delete(name.clone()).await?;
-    let ended_sessions = call.plane.engine().end_user(&name, TerminateCause::AdminReset);
+    let (users, known) = (call.plane.users().clone(), name.clone());
+    let changes = blocking(move || users.delete_user(&known)).await??;
+    let ended_sessions = take_effect(&call, &changes, &name);
     json(StatusCode::OK, &Deleted { ended_sessions })
 }

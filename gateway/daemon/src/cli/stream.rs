@@ -1,0 +1,177 @@
+//! Commands that go on until they are interrupted: events, watching sessions, traces.
+
+use super::args::Trace;
+use super::client::Client;
+use super::{Done, Failure, render};
+use http_body_util::BodyExt;
+use hyper::Method;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::time::Duration;
+
+/// How often a running trace is asked for what is new.
+const TRACE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Longest line of an event stream, in bytes.
+const MAX_LINE: usize = 1 << 20;
+
+/// Splits a body into the data of its events.
+struct EventReader {
+    body: Incoming,
+    rest: Vec<u8>,
+    data: String,
+}
+
+impl EventReader {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body,
+            rest: Vec::new(),
+            data: String::new(),
+        }
+    }
+
+    /// The next event's data; `None`: the stream has ended.
+    async fn next(&mut self) -> Result<Option<Value>, Failure> {
+        loop {
+            while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                let line = line.trim_end_matches(['\r', '\n']);
+                if let Some(data) = line.strip_prefix("data:") {
+                    self.data.push_str(data.trim_start());
+                } else if line.is_empty() && !self.data.is_empty() {
+                    let data = std::mem::take(&mut self.data);
+                    return Ok(serde_json::from_str(&data).ok());
+                }
+            }
+            if self.rest.len() > MAX_LINE || self.data.len() > MAX_LINE {
+                return Err(Failure::Refused(
+                    "the gateway sent an event without end".to_owned(),
+                ));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => self.rest.extend(frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => {
+                    return Err(Failure::Unreachable(format!(
+                        "the connection to the gateway broke: {error}"
+                    )));
+                }
+            }
+        }
+    }
+}
+
+/// One event as a line for people.
+fn line(event: &Value) -> String {
+    let name = render::at(event, "/type");
+    let (thing, keys): (&str, &[&str]) = match event {
+        event if event.get("session").is_some() => {
+            ("/session", &["id", "user", "peer", "addresses", "state"])
+        }
+        event if event.get("tunnel").is_some() => ("/tunnel", &["id", "peer_name", "peer", "state"]),
+        _ => (
+            "",
+            &[
+                "session_id",
+                "user",
+                "peer",
+                "pool",
+                "reason",
+                "cause",
+                "error",
+                "draining",
+            ],
+        ),
+    };
+    let found = keys.iter().filter_map(|key| {
+        let value = event.pointer(&format!("{thing}/{key}"))?;
+        (!value.is_null()).then(|| render::cell(value))
+    });
+    let end = event
+        .pointer("/session/end/text")
+        .or_else(|| event.pointer("/end/text"));
+    let reason = event
+        .get("reason")
+        .filter(|reason| !thing.is_empty() && !reason.is_null());
+    let more = end.into_iter().chain(reason).map(render::cell);
+    let words: Vec<String> = found.chain(more).collect();
+    format!("{} {name:<16} {}", render::at(event, "/time"), words.join(" "))
+}
+
+/// Follows events until the gateway or the user ends it.
+pub(super) async fn events(client: &mut Client, query: &str, json_wanted: bool, out: &mut dyn Write) -> Done {
+    let body = client.follow(&format!("/v1/events{query}"), None).await?;
+    let mut reader = EventReader::new(body);
+    while let Some(event) = reader.next().await? {
+        match json_wanted {
+            true => writeln!(out, "{event}")?,
+            false => writeln!(out, "{}", line(&event))?,
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Runs a trace: prints decoded messages as they come, ends it on an interrupt, and saves the packets.
+pub(super) async fn trace(client: &mut Client, args: &Trace, json_wanted: bool, out: &mut dyn Write) -> Done {
+    let path = format!("/v1/sessions/{}", crate::admin::escape(&args.id));
+    let body = json!({ "seconds": args.seconds, "packets": args.pcap.is_some() });
+    client
+        .ask(Method::POST, &format!("{path}:trace"), Some(&body))
+        .await?;
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    let mut after = 0;
+    loop {
+        let answer = client
+            .ask(
+                Method::GET,
+                &format!("{path}/trace?limit=1000&after={after}"),
+                None,
+            )
+            .await?;
+        let view = answer.json()?;
+        for entry in view.get("lines").and_then(Value::as_array).into_iter().flatten() {
+            match json_wanted {
+                true => writeln!(out, "{entry}")?,
+                false => {
+                    let part = |name| render::at(entry, name);
+                    writeln!(
+                        out,
+                        "{} {:<3} {}",
+                        part("/time"),
+                        part("/direction"),
+                        part("/text")
+                    )?;
+                }
+            }
+        }
+        out.flush()?;
+        let next = view.get("next").and_then(Value::as_u64).unwrap_or(after);
+        let ended = view.get("state").and_then(Value::as_str) == Some("ended");
+        if ended && next == after {
+            break;
+        }
+        if next > after {
+            after = next;
+            continue;
+        }
+        tokio::select! {
+            _ = &mut interrupted => {
+                client.ask(Method::POST, &format!("{path}/trace:stop"), None).await?;
+                break;
+            }
+            () = tokio::time::sleep(TRACE_INTERVAL) => {}
+        }
+    }
+    if let Some(file) = &args.pcap {
+        let capture = client
+            .ask(Method::GET, &format!("{path}/trace/pcap"), None)
+            .await?;
+        std::fs::write(file, &capture.body)?;
+    }
+    Ok(())
+}

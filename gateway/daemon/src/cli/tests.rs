@@ -1,0 +1,352 @@
+//! The command line against an admin plane on real sockets.
+
+use super::{Hooks, run_captured};
+use crate::admin::HostChange;
+use crate::admin::testing::{Harness, request};
+use crate::config::testing::MODULES;
+use std::process::ExitCode;
+
+fn hooks() -> Hooks {
+    Hooks {
+        run: |_| ExitCode::SUCCESS,
+        worker: |_| ExitCode::SUCCESS,
+        dry_run: |config| {
+            Ok(vec![HostChange {
+                what: format!("device {}", config.network.tun),
+                done: false,
+                detail: "needs CAP_NET_ADMIN".to_owned(),
+            }])
+        },
+        modules: MODULES,
+    }
+}
+
+/// Runs a command against the harness over its local socket.
+fn cli(harness: &Harness, words: &[&str]) -> (u8, String, String) {
+    let socket = harness.socket().display().to_string();
+    let words: Vec<&str> = words.iter().copied().chain(["--socket", &socket]).collect();
+    run_captured(&words, &hooks())
+}
+
+/// The output of a command that goes well.
+fn output(harness: &Harness, words: &[&str]) -> String {
+    let (code, out, error) = cli(harness, words);
+    assert_eq!((code, error.as_str()), (0, ""), "{words:?}");
+    out
+}
+
+fn json(harness: &Harness, words: &[&str]) -> serde_json::Value {
+    let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+    serde_json::from_str(&output(harness, &words)).unwrap()
+}
+
+#[test]
+fn sessions_are_listed_shown_and_ended() {
+    let harness = Harness::start();
+    let ann = harness.session(1, "ann@home").to_string();
+    let bob = harness.session(2, "bob").to_string();
+    let text = output(&harness, &["sessions", "list"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(
+        lines[0].starts_with("ID ") && lines[0].contains("USER") && lines[0].ends_with("SINCE"),
+        "{text}"
+    );
+    assert!(
+        lines[1].starts_with(&ann) && lines[1].contains("ann@home") && lines[1].contains("10.64.0."),
+        "{text}"
+    );
+    let list = json(&harness, &["sessions", "list", "--user", "bob"]);
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+    assert_eq!(list["items"][0]["id"], bob);
+    assert_eq!(
+        json(&harness, &["sessions", "list", "--limit", "1"])["items"][0]["id"],
+        ann
+    );
+    let text = output(&harness, &["sessions", "show", &ann]);
+    assert!(text.contains("\n  lcp_state  opened\n"), "{text}");
+    let text = output(&harness, &["sessions", "end", &ann, &bob]);
+    assert_eq!(text, format!("{ann} is being ended\n{bob} is being ended\n"));
+    assert_eq!(
+        harness
+            .engine
+            .due(sluice_spi::ShardId(0), crate::admin::testing::now())
+            .len(),
+        2
+    );
+    let (code, _, error) = cli(&harness, &["sessions", "end", &ann, "--cause", "boredom"]);
+    assert!(
+        code == 1 && error.starts_with("#/cause: must be one of user-request"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn a_long_list_is_read_in_pages() {
+    let harness = Harness::start();
+    (0..1205).for_each(|n| _ = harness.opening(n, None));
+    let list = json(&harness, &["sessions", "list"]);
+    assert_eq!(list["items"].as_array().unwrap().len(), 1205);
+    let list = json(&harness, &["sessions", "list", "--limit", "1100"]);
+    assert_eq!(list["items"].as_array().unwrap().len(), 1100);
+}
+
+#[test]
+fn users_are_added_with_a_password_that_is_made_up_and_changed() {
+    let harness = Harness::start();
+    let text = output(
+        &harness,
+        &["users", "add", "ann@home", "--generate", "--ipv4", "none"],
+    );
+    let password = text.trim().rsplit(' ').next().unwrap();
+    assert!(
+        text.starts_with("ann@home is added; its password is ") && password.len() > 20,
+        "{text}"
+    );
+    let text = output(&harness, &["users", "list"]);
+    assert!(
+        text.lines()
+            .nth(1)
+            .unwrap()
+            .starts_with("ann@home  yes      none  pool"),
+        "{text}"
+    );
+    harness.session(1, "ann@home");
+    assert_eq!(
+        output(&harness, &["users", "disable", "ann@home"]),
+        "ann@home is disabled\n"
+    );
+    assert_eq!(json(&harness, &["users", "show", "ann@home"])["enabled"], false);
+    assert_eq!(
+        json(&harness, &["users", "enable", "ann@home"])["user"]["enabled"],
+        true
+    );
+    let changed = output(&harness, &["users", "passwd", "ann@home", "--generate"]);
+    assert!(changed.starts_with("ann@home has a new password; ") && !changed.contains(password));
+    assert_eq!(
+        output(&harness, &["users", "delete", "ann@home"]),
+        "ann@home is deleted\n"
+    );
+    let (code, _, error) = cli(&harness, &["users", "show", "ann@home"]);
+    assert_eq!((code, error.as_str()), (1, "there is no user \"ann@home\""));
+}
+
+#[test]
+fn a_password_can_be_hashed_without_a_gateway() {
+    let (code, out, _) = run_captured(&["users", "hash", "--generate"], &hooks());
+    assert_eq!(code, 0);
+    let hash = out.lines().nth(1).unwrap();
+    assert!(hash.parse::<sluice_auth::PasswordHash>().is_ok(), "{out}");
+}
+
+#[test]
+fn the_gateway_is_shown_drained_reloaded_and_restarted() {
+    let harness = Harness::start();
+    harness.session(1, "ann");
+    let text = output(&harness, &["status"]);
+    for part in [
+        "test (Sluice ",
+        "up 1 h 1 min, worker started anew 2 times\n",
+        "ready: yes\n",
+        "data_plane  no   no TUN device: run as root\n",
+        "sessions  echo      established  1\n",
+    ] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    assert!(output(&harness, &["drain"]).starts_with("new sessions are refused"));
+    assert!(
+        output(&harness, &["status"])
+            .contains("  draining: New sessions are refused: run sluice drain --off")
+    );
+    output(&harness, &["drain", "--off"]);
+    assert!(!harness.engine.totals().draining);
+    assert_eq!(
+        output(&harness, &["reload"]),
+        "no difference\nsaid by the gateway\n"
+    );
+    output(&harness, &["restart"]);
+    assert_eq!(harness.asked.take(), ["apply 0 changes of test", "restart"]);
+    assert!(output(&harness, &["pools", "list"]).contains("default  10.64.0.1  1"));
+    assert!(output(&harness, &["leases", "--user", "ann"]).contains("default  ann"));
+    assert!(output(&harness, &["listeners"]).contains("the port is in use"));
+    assert!(output(&harness, &["tunnels", "list"]).contains("192.0.2.1:1701"));
+    assert!(output(&harness, &["audit"]).contains("local  restart"));
+}
+
+#[test]
+fn a_call_and_a_token_are_made() {
+    let harness = Harness::start();
+    let call = [
+        "call",
+        "555",
+        "--listener",
+        "echo",
+        "--peer",
+        "192.0.2.9:1701",
+        "--label",
+        "x",
+    ];
+    assert!(output(&harness, &call).starts_with("the call x is placed"));
+    let token = output(&harness, &["tokens", "add", "read"]);
+    let url = format!("http://{}", harness.address);
+    let with = |token: &str, words: &[&str]| {
+        let words: Vec<&str> = words
+            .iter()
+            .copied()
+            .chain(["--url", &url, "--token", token])
+            .collect();
+        run_captured(&words, &hooks())
+    };
+    assert_eq!(with(token.trim(), &["listeners"]).0, 0);
+    let (code, _, error) = with(token.trim(), &["restart"]);
+    assert_eq!(
+        (code, error.as_str()),
+        (4, "this needs a token with the scope admin")
+    );
+    assert_eq!(with("sluice_x_y", &["status"]).0, 4);
+    let list = json(&harness, &["tokens", "list"]);
+    let id = list["items"][1]["id"].as_str().unwrap();
+    output(&harness, &["tokens", "delete", id]);
+    assert_eq!(with(token.trim(), &["listeners"]).0, 4);
+}
+
+#[test]
+fn a_trace_is_followed_and_its_packets_saved() {
+    let harness = Harness::start();
+    let id = harness.session(1, "ann").to_string();
+    let file = harness.directory.path().join("a.pcap");
+    let file_name = file.display().to_string();
+    let text = output(&harness, &["trace", &id, "--seconds", "1", "--pcap", &file_name]);
+    assert_eq!(text, "1970-01-01T00:00:00.000000Z in  LCP Configure-Request\n");
+    assert_eq!(std::fs::read(file).unwrap()[..4], [0xd4, 0xc3, 0xb2, 0xa1]);
+}
+
+#[test]
+fn events_are_followed_until_the_gateway_ends() {
+    let harness = Harness::start();
+    let socket = harness.socket();
+    let watching = std::thread::spawn(move || {
+        let socket = socket.display().to_string();
+        run_captured(&["sessions", "watch", "--socket", &socket], &hooks())
+    });
+    // A stream begins with what happens after it was opened.
+    while harness.plane.events().followers() == 0 {
+        std::thread::yield_now();
+    }
+    harness.session(1, "ann");
+    harness.plane.stop();
+    let (code, out, error) = watching.join().unwrap();
+    assert_eq!((code, error.as_str()), (0, ""));
+    let line = out.lines().find(|line| line.contains(" session_up ")).unwrap();
+    assert!(
+        line.contains(" ann 192.0.2.1:1701 10.64.0.") && line.ends_with("established"),
+        "{out}"
+    );
+}
+
+#[test]
+fn without_a_gateway_one_line_says_what_to_do() {
+    let (code, _, error) = run_captured(&["status", "--socket", "/nowhere/admin.sock"], &hooks());
+    assert_eq!(code, 3);
+    assert!(
+        error.contains("no gateway is running with the socket /nowhere/admin.sock: start it"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1);
+    let (code, _, error) = run_captured(&["status", "--url", "http://gw.example:8701"], &hooks());
+    assert!(code == 2 && error.contains("https"), "{error}");
+    let (code, _, error) = run_captured(&["status", "--url", "https://127.0.0.1:1"], &hooks());
+    assert!(code == 3 || (code == 2 && error.contains("--ca")), "{error}");
+}
+
+#[test]
+fn a_server_that_speaks_no_http_is_no_gateway() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 512]);
+        stream.write_all(b"220 smtp.example ESMTP\r\n").unwrap();
+    });
+    let (code, _, error) = run_captured(&["status", "--url", &url], &hooks());
+    serving.join().unwrap();
+    assert!(
+        code == 3 && error.contains("the connection to the gateway broke"),
+        "{code} {error}"
+    );
+    assert!(!request(None, "GET", "/", "").is_empty());
+}
+
+#[test]
+fn a_configuration_is_checked_shown_and_compared() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let small = "[[listener]]\nprotocol = \"echo\"\naddresses = [\"127.0.0.1\"]\n[listener.echo]\nsecret = \"hunter2\"\n";
+    let good = write("good.toml", small);
+    let bad = write(
+        "bad.toml",
+        "[gateway]\nname = \"a b\"\n[[listener]]\nprotocol = \"gopher\"\n",
+    );
+    let other = write("other.toml", &small.replace("hunter2", "hunter3"));
+    let check = |words: &[&str]| {
+        let words: Vec<&str> = ["check-config"].iter().chain(words).copied().collect();
+        run_captured(&words, &hooks())
+    };
+    assert_eq!(
+        check(&[&good]),
+        (0, format!("{good}: no problem\n"), String::new())
+    );
+    let (code, out, error) = check(&[&bad]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines.len(), 2, "{error}");
+    assert!(
+        lines[0].starts_with(&format!("{bad}:2:8: gateway.name: must be")),
+        "{error}"
+    );
+    assert!(
+        lines[1].starts_with(&format!("{bad}:4:12: listener[0].protocol: there is no")),
+        "{error}"
+    );
+    let (code, out, _) = check(&["--json", &bad]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, value["problems"][1]["line"].clone()), (2, 4.into()));
+    let (_, out, _) = check(&["--show", &good]);
+    assert!(out.contains("listener.echo.echo.secret = (secret)\n"), "{out}");
+    assert!(
+        out.contains("limits.sessions = 100000  # default\n") && !out.contains("hunter"),
+        "{out}"
+    );
+    let (_, out, _) = check(&[&other, "--against", &good]);
+    assert!(
+        out.contains("listener.echo.echo.secret  (secret)  (secret)  restart"),
+        "{out}"
+    );
+    let (code, _, error) = check(&["no/such.toml"]);
+    assert!(
+        code == 2 && error.starts_with("no/such.toml:1:1: cannot be read"),
+        "{error}"
+    );
+    let (code, out, _) = run_captured(&["dry-run", "--config", &good], &hooks());
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "device sluice0: would be made (needs CAP_NET_ADMIN)\n")
+    );
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_help_is_0() {
+    let (code, _, error) = run_captured(&["sesions"], &hooks());
+    assert!(code == 2 && error.contains("sessions"), "{error}");
+    let (code, _, text) = run_captured(&["--help"], &hooks());
+    assert!(
+        code == 0 && text.contains("check-config") && !text.contains("\n  worker"),
+        "{text}"
+    );
+}
