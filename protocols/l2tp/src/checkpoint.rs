@@ -27,6 +27,8 @@ pub(crate) struct SavedTunnel {
     pub(crate) peer_tunnel: u16,
     pub(crate) peer: PeerAddr,
     pub(crate) initiated: bool,
+    /// Host Name pattern and source of the rule for the peer.
+    pub(crate) rule: (Option<String>, Option<String>),
     pub(crate) remote: Remote,
     pub(crate) generation: u16,
     pub(crate) serial: u32,
@@ -121,6 +123,9 @@ pub(crate) fn write(tunnel: &Tunnel, now: Instant) -> Bytes {
     put_address(tunnel.peer.remote, &mut out);
     put_address(tunnel.peer.local, &mut out);
     out.put_u8(tunnel.initiated.into());
+    let rule = tunnel.rule();
+    put_text(rule.host_name.as_deref(), &mut out);
+    put_text(rule.source.map(|source| source.to_string()).as_deref(), &mut out);
     out.put_u32(tunnel.remote.framing);
     put_optional_u32(tunnel.remote.bearer, &mut out);
     put_optional_u32(tunnel.remote.firmware.map(u32::from), &mut out);
@@ -229,6 +234,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<SavedTunnel, CheckpointError> {
         local: address(reader)?,
     };
     let initiated = flag(reader)?;
+    let rule = (text(reader)?, text(reader)?);
     let remote = Remote {
         framing: reader.u32()?,
         bearer: optional_u32(reader)?,
@@ -263,6 +269,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<SavedTunnel, CheckpointError> {
         peer_tunnel,
         peer,
         initiated,
+        rule,
         remote,
         generation,
         serial,

@@ -214,6 +214,15 @@ impl Config {
             .unwrap_or(Self::EVERYONE)
     }
 
+    /// The rule that was known by these conditions, in this configuration; `None`: there is none any more.
+    pub(crate) fn same_rule(&self, host_name: Option<&str>, source: Option<&str>) -> Option<PeerIndex> {
+        let found = self.peers.iter().position(|peer| {
+            peer.host_name.as_deref() == host_name
+                && peer.source.map(|source| source.to_string()).as_deref() == source
+        });
+        found.and_then(|index| PeerIndex::try_from(index).ok())
+    }
+
     /// A rule by its index.
     pub fn peer(&self, index: PeerIndex) -> &Peer {
         self.peers.get(usize::from(index)).unwrap_or(&self.everyone)
@@ -381,7 +390,7 @@ fn peers(section: &Section<'_>, everyone: &Peer) -> Vec<Peer> {
 fn retransmit(section: &Section<'_>, prefix: &str) -> Retransmit {
     let key = |name: &str| format!("{prefix}retransmit_{name}");
     Retransmit {
-        initial: section.duration(&key("initial"), seconds(1), millis(100)..=seconds(10)),
+        initial: section.duration(&key("initial"), seconds(1), millis(100)..=seconds(8)),
         maximum: section.duration(&key("max"), seconds(8), seconds(8)..=seconds(60)),
         tries: number(section, &key("tries"), 5, 1..=20),
     }

@@ -67,6 +67,31 @@ fn r20_r21_a_repeated_sccrq_is_the_same_peer_and_is_answered_once_each() {
 }
 
 #[test]
+fn records_live_for_their_time_and_no_longer() {
+    let mut world = World::new("half_open_timeout = \"10s\"\n");
+    for number in 0..3 {
+        let mut peer = peer(number);
+        let start = peer.start();
+        peer.request(&mut world, start).unwrap();
+        world.pass(Duration::from_secs(2));
+        // A look at the clock before its time changes nothing.
+        let now = world.clock.now();
+        world.node.front().handle_timeout(now);
+    }
+    assert_eq!(world.node.front().half_open(), 3);
+    // They came at 0, 2 and 4 s; it is 6 s now.
+    for left in [3, 3, 3, 2, 2, 1, 1, 0] {
+        world.pass(Duration::from_secs(1));
+        assert_eq!(
+            world.node.front().half_open(),
+            left,
+            "{:?}",
+            world.clock.elapsed()
+        );
+    }
+}
+
+#[test]
 fn r19_peers_behind_one_address_differ_by_port_and_id() {
     let mut world = World::new("");
     for number in 0..20 {

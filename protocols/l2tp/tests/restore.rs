@@ -195,3 +195,24 @@ fn r38_checkpoints_with_a_right_checksum_are_looked_at_all_the_same() {
         let _ = restore(&bench, &seal(format, &wrong));
     }
 }
+
+#[test]
+fn the_rule_of_a_peer_outlives_what_is_kept_of_its_name() {
+    // The pattern looks at the end of a name of 60 octets, of which a half-open record keeps 32.
+    let name = format!("{}-end", "x".repeat(56));
+    let rule = "[[peers]]\nhost_name = \"*-end\"\nsecret = \"tunnel-secret\"\nhide_avps = true\n";
+    let lac =
+        format!("host_name = \"{name}\"\nrole = \"lac\"\nsecret = \"tunnel-secret\"\nhide_avps = true\n");
+    let mut bench = Bench::good(&lac, &format!("{LNS}{rule}"));
+    let key = bench.connect();
+    bench.run(seconds(5));
+    let lns = bench.lns.clone();
+    bench.pair.restart(Side::Server, &lns);
+    bench.call(Side::Client, key, "after", true);
+    let up = bench.wait(seconds(30), |pair| pair.client.log.sessions_up().len() == 2);
+    assert!(
+        up,
+        "hidden AVPs are read after the restart:\n{}",
+        bench.pair.trace()
+    );
+}

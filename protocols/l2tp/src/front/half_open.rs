@@ -170,6 +170,7 @@ pub(super) struct HalfOpenTable {
     sources: HashMap<[u8; 16], usize>,
     prefixes: HashMap<[u8; 16], usize>,
     order: VecDeque<(u32, u16)>,
+    /// When the table was last empty; expiry times count from there.
     epoch: Option<Instant>,
 }
 
@@ -253,6 +254,9 @@ impl HalfOpenTable {
         if let Some(evicted) = evicted {
             self.remove(evicted);
         }
+        if self.places.is_empty() && self.order.is_empty() {
+            self.epoch = Some(now);
+        }
         record.expires = self.millis(now + life);
         let table = usize::from(known);
         if let Some(records) = self.tables.get_mut(table) {
@@ -311,14 +315,11 @@ impl HalfOpenTable {
         Some(self.epoch? + Duration::from_millis(u64::from(expires)))
     }
 
-    /// Milliseconds from the epoch, rounded up, so that `next_expiry` is never early. They last for 49 days
-    /// from the last time the table was empty.
-    fn millis(&mut self, at: Instant) -> u32 {
-        if self.places.is_empty() && self.order.is_empty() {
-            self.epoch = None;
-        }
-        let epoch = *self.epoch.get_or_insert(at);
-        let passed = at.saturating_duration_since(epoch);
+    /// Milliseconds from the epoch. They last for 49 days from the last time the table was empty.
+    fn millis(&self, at: Instant) -> u32 {
+        let passed = self
+            .epoch
+            .map_or(Duration::ZERO, |epoch| at.saturating_duration_since(epoch));
         u32::try_from(passed.as_millis()).unwrap_or(u32::MAX)
     }
 

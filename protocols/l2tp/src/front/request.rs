@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 
 /// Sources whose rate is watched one by one. What comes from others beyond this is under the common rate only.
 const MAX_SOURCES: usize = 4096;
+/// Shortest time between two looks for sources that are at rest, so that a flood from ever new sources does not
+/// pay for one with each packet.
+const SWEEP: Duration = Duration::from_secs(1);
 /// For so long after a tunnel was established, an SCCRQ with the ids of its own is taken for a copy that was
 /// delayed on the way; later, for a peer that has started anew.
 const DELAYED: Duration = Duration::from_secs(10);
@@ -26,17 +29,22 @@ const DELAYED: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     sources: HashMap<IpAddr, Bucket>,
+    /// When sources that are at rest were last forgotten.
+    swept: Option<Instant>,
     unknown: Option<Bucket>,
     known: Option<Bucket>,
 }
 
 impl Rates {
     fn take(&mut self, source: IpAddr, known: bool, limits: &Limits, now: Instant) -> bool {
-        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
-            let rate = limits.source_rate;
+        let rate = limits.source_rate;
+        let swept_lately = self
+            .swept
+            .is_some_and(|at| now.saturating_duration_since(at) < SWEEP);
+        if self.sources.len() >= MAX_SOURCES && !swept_lately {
+            self.swept = Some(now);
             self.sources.retain(|_, bucket| !bucket.is_full(rate, now));
         }
-        let rate = limits.source_rate;
         if self.sources.len() < MAX_SOURCES || self.sources.contains_key(&source) {
             let bucket = self.sources.entry(source);
             if !bucket.or_insert_with(|| Bucket::full(rate, now)).take(rate, now) {

@@ -2,7 +2,6 @@
 
 use super::channel::{Priority, Received};
 use super::{Channel, Remote, State, Timer, Tunnel, channel_config, ended, introduction};
-use crate::config::PeerIndex;
 use crate::module::Shared;
 use crate::names::{counts, drops};
 use crate::wire::header::ControlHeader;
@@ -334,11 +333,6 @@ impl Tunnel {
         self.peer = peer;
         self.checkpoint_due = true;
         self.move_paths();
-    }
-
-    /// A rule's index, for restoring it.
-    pub(crate) fn rule_for(shared: &Shared, host_name: &[u8], peer: &PeerAddr) -> PeerIndex {
-        shared.config.find_peer(host_name, peer.remote.ip())
     }
 
     /// A tunnel id that is nobody's, for messages about calls that do not exist.

@@ -17,7 +17,9 @@ impl Tunnel {
         let Some(call) = self.calls.remove(&sid) else {
             return;
         };
-        self.by_peer.retain(|_, owner| *owner != sid);
+        if self.by_peer.get(&call.peer_sid) == Some(&sid) {
+            self.by_peer.remove(&call.peer_sid);
+        }
         self.ids.release(sid, now);
         self.timers.clear(Timer::Setup(sid));
         self.timers.clear(Timer::Ppp(sid));

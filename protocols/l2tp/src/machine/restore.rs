@@ -19,7 +19,15 @@ impl Tunnel {
         entropy: Box<dyn Entropy>,
         now: Instant,
     ) -> Result<Self, CheckpointError> {
-        let rule = Self::rule_for(&shared, &saved.remote.host_name, &saved.peer);
+        // The rule that the tunnel began with, where it still is: what is kept of the peer's name may be cut.
+        let (host_name, source) = &saved.rule;
+        let rule = shared
+            .config
+            .same_rule(host_name.as_deref(), source.as_deref())
+            .unwrap_or_else(|| {
+                let address = saved.peer.remote.ip();
+                shared.config.find_peer(&saved.remote.host_name, address)
+            });
         let channel = Channel::restore(channel_config(&shared.config), saved.channel, now);
         let mut tunnel = Self::new(shared, saved.key, saved.peer, rule, channel, entropy, now);
         tunnel.peer_tunnel = saved.peer_tunnel;

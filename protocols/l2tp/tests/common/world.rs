@@ -313,3 +313,16 @@ pub fn cdn(session: u16) -> Message {
         ..Cdn::default()
     })
 }
+
+/// A gateway and a peer with an established tunnel.
+pub fn established(config: &str) -> (World, Peer) {
+    let mut world = World::new(config);
+    let mut peer = Peer::new("198.51.100.7:1701", 77);
+    peer.establish(&mut world);
+    (world, peer)
+}
+
+/// Whether no tunnel has ended.
+pub fn alive(world: &World) -> bool {
+    world.node.log.tunnels_down().is_empty()
+}
