@@ -224,3 +224,56 @@ fn a_duration_given_as_the_default_is_no_change() {
     assert_eq!(given.engine.defaults.opening_timeout, Duration::from_secs(60));
     assert!(changes(&parse(SMALL), &given).is_empty());
 }
+
+fn samples() -> Vec<(String, Config)> {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/config");
+    let mut samples = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let config = Config::load(Some(&path), sluice_registry::MODULES);
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        samples.push((name, config.unwrap_or_else(|error| panic!("{error}"))));
+    }
+    samples.sort_by(|(a, _), (b, _)| a.cmp(b));
+    samples
+}
+
+#[test]
+fn the_samples_and_the_embedded_default_have_no_problem() {
+    let names: Vec<String> = samples().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["first.toml", "reference.toml", "wholesale.toml"]);
+    let config = Config::load(None, sluice_registry::MODULES).unwrap();
+    assert!(config.admin.listen.unwrap().ip().is_loopback());
+    let addresses = config.listeners.iter().flat_map(|listener| &listener.addresses);
+    assert!(addresses.into_iter().all(|address| address.ip().is_loopback()));
+    assert_eq!(config.engine.defaults.ipv4_pool.as_deref(), Some("default"));
+}
+
+/// What the machine decides, and what must be given because there is no default for it.
+const NOT_DEFAULTS: [&str; 8] = [
+    "listener.l2tp.protocol",
+    "listener.l2tp.addresses",
+    "pools.default.ipv4",
+    "pools.default.ipv6",
+    "pools.default.dns",
+    "listener.l2tp.name",
+    "admin.listen",
+    "pools.default.nbns",
+];
+
+#[test]
+fn the_reference_gives_every_key_with_its_default() {
+    let (_, reference) = samples().swap_remove(1);
+    let own = |key: &str| !key.starts_with("listener.l2tp.l2tp.");
+    for setting in reference.settings.iter().filter(|setting| own(&setting.key)) {
+        assert!(setting.given, "{} is not in the reference", setting.key);
+    }
+    let text = "[[listener]]\nprotocol = \"l2tp\"\naddresses = [\"127.0.0.1\"]\n[pools.default]\n\
+        [realms.\"home.example\"]\n";
+    let empty = Config::parse("empty.toml", text, sluice_registry::MODULES).unwrap();
+    for change in changes(&empty, &reference) {
+        // An empty list is the same as none.
+        let empty = change.before.is_none() && change.after.as_deref() == Some("[]");
+        assert!(empty || NOT_DEFAULTS.contains(&change.key.as_str()), "{change:?}");
+    }
+}

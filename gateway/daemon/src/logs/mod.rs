@@ -3,8 +3,10 @@
 //! The words of a log line come from the code that writes it; what a peer said reaches a line only after
 //! [`sluice_spi::wire::display_text`]. Lines that the network can cause at will go through a [`Limiter`].
 
+mod events;
 mod limit;
 
+pub use events::EventLog;
 pub use limit::{Limiter, Permit};
 
 use crate::config::{Log, LogFormat};

@@ -1,4 +1,5 @@
-use super::{Limiter, Permit, check_level, colours_wanted, session_span, set_user};
+use super::{EventLog, Limiter, Permit, check_level, colours_wanted, session_span, set_user};
+use sluice_core::{EngineEvent, Observer};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -60,24 +61,80 @@ impl Write for Sink {
     }
 }
 
-#[test]
-fn a_line_of_a_session_carries_its_id_peer_and_user() {
+/// The lines written by `work`, as JSON.
+fn lines(work: impl FnOnce()) -> Vec<serde_json::Value> {
     let sink = Sink::default();
     let writer = sink.clone();
     let layer = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_writer(move || writer.clone());
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
+    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_line_of_a_session_carries_its_id_peer_and_user() {
+    let lines = lines(|| {
         let span = session_span("01SESSION", &"192.0.2.7:1701");
         set_user(&span, "ann@home.example");
         span.in_scope(|| tracing::info!("established"));
     });
-    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(line["message"], "established");
-    let span = &line["span"];
+    assert_eq!(lines[0]["message"], "established");
+    let span = &lines[0]["span"];
     assert_eq!(span["session"], "01SESSION");
     assert_eq!(span["peer"], "192.0.2.7:1701");
     assert_eq!(span["user"], "ann@home.example");
+}
+
+#[test]
+fn the_life_of_a_session_is_logged_with_its_id_peer_and_user() {
+    let harness = crate::admin::testing::Harness::start();
+    let id = harness.session(1, "ann@home");
+    let session = std::sync::Arc::new(harness.engine.session(id).unwrap());
+    let ended = sluice_spi::Ended::new(sluice_spi::TerminateCause::UserRequest, "bye", "it hung up");
+    let now = crate::admin::testing::now();
+    harness
+        .engine
+        .session_down(id, &ended, sluice_spi::PathStats::default(), now);
+    let closed = std::sync::Arc::new(harness.engine.session(id).unwrap());
+    let log = EventLog::new(5, Instant::now());
+    let lines = lines(|| {
+        for event in [EngineEvent::SessionUp(session), EngineEvent::SessionDown(closed)] {
+            log.on_event(&event);
+        }
+    });
+    let said: Vec<&str> = lines
+        .iter()
+        .map(|line| line["message"].as_str().unwrap())
+        .collect();
+    assert_eq!(said, ["session established", "session ended: it hung up"]);
+    assert!(lines[0]["addresses"].as_str().unwrap().starts_with("10.64.0."));
+    assert_eq!(lines[1]["cause"], "user-request");
+    for line in lines {
+        assert_eq!(line["span"]["session"], id.to_string());
+        assert_eq!(line["span"]["peer"], "192.0.2.1:1701");
+        assert_eq!(line["span"]["user"], "ann@home");
+    }
+}
+
+#[test]
+fn a_peer_that_is_refused_again_and_again_causes_few_lines() {
+    let log = EventLog::new(5, Instant::now());
+    let event = EngineEvent::TunnelRefused {
+        origin: sluice_core::Origin {
+            protocol: "echo",
+            listener: "echo".to_owned(),
+            shard: sluice_spi::ShardId(0),
+        },
+        peer: crate::admin::testing::peer(1),
+        reason: sluice_core::Refused::PeerTunnels,
+    };
+    let start = Instant::now();
+    let lines = lines(|| (0..1000).for_each(|_| log.on_event(&event)));
+    let seconds = usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
+    assert!((5..=5 * seconds).contains(&lines.len()), "{}", lines.len());
 }

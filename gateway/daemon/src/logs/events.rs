@@ -1,0 +1,149 @@
+//! The engine's events as log lines.
+
+use super::{Limiter, Permit, session_span, set_user};
+use sluice_core::{EngineEvent, Observer, Session};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Peers whose lines are counted apart.
+const PEERS: usize = 1024;
+
+/// Writes a line for what an operator wants to follow. Each line of a session carries its id, peer and user.
+///
+/// Lines that a peer can cause without having proven anything are limited for each peer address; the next one that
+/// is written says how many were left out.
+#[derive(Debug)]
+pub struct EventLog {
+    limiter: Mutex<Limiter<IpAddr>>,
+}
+
+impl EventLog {
+    /// Lets `lines` lines a second through for each peer address.
+    pub fn new(lines: u32, now: Instant) -> Self {
+        Self {
+            limiter: Mutex::new(Limiter::new(lines, PEERS, now)),
+        }
+    }
+
+    /// Writes a line about a peer, unless there were too many just now.
+    fn limited(&self, peer: SocketAddr, line: impl FnOnce(u64)) {
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let permit = limiter.permit(peer.ip(), Instant::now());
+        drop(limiter);
+        if let Some(Permit { held_back }) = permit {
+            line(held_back);
+        }
+    }
+}
+
+/// Runs `line` inside the session's span.
+fn about(session: &Session, line: impl FnOnce()) {
+    let span = session_span(&session.id.to_string(), &session.peer.remote);
+    if let Some(user) = session.user() {
+        set_user(&span, user);
+    }
+    span.in_scope(line);
+}
+
+fn addresses(session: &Session) -> String {
+    let addresses: Vec<String> = session.addresses().iter().map(ToString::to_string).collect();
+    addresses.join(" ")
+}
+
+fn down(session: &Session) {
+    let (counters, end) = (&session.counters, session.end.as_ref());
+    let cause = end.map_or("", |end| end.cause.as_str());
+    let (code, why) = end.map_or(("", ""), |end| (end.code, end.text.as_str()));
+    let (rx_bytes, tx_bytes) = (counters.rx_bytes, counters.tx_bytes);
+    match session.established {
+        Some(_) => tracing::info!(cause, code, rx_bytes, tx_bytes, "session ended: {why}"),
+        None => tracing::debug!(cause, code, "session set-up ended: {why}"),
+    }
+}
+
+impl Observer for EventLog {
+    fn on_event(&self, event: &EngineEvent) {
+        match event {
+            EngineEvent::TunnelUp(tunnel) => {
+                let (id, peer, name) = (tunnel.id, tunnel.peer.remote, &tunnel.peer_name);
+                self.limited(peer, |left_out| {
+                    tracing::info!(tunnel = %id, %peer, peer_name = name, left_out, "tunnel established");
+                });
+            }
+            EngineEvent::TunnelDown { tunnel, ended } => {
+                let (id, peer, code) = (tunnel.id, tunnel.peer.remote, ended.code);
+                self.limited(peer, |left_out| {
+                    tracing::info!(tunnel = %id, %peer, code, left_out, "tunnel ended: {}", ended.text);
+                });
+            }
+            EngineEvent::TunnelRecovered {
+                tunnel,
+                sessions,
+                lost,
+            } => {
+                let (id, peer) = (tunnel.id, tunnel.peer.remote);
+                tracing::info!(tunnel = %id, %peer, sessions, lost, "tunnel goes on after a restart");
+            }
+            EngineEvent::TunnelRefused { peer, reason, .. } => {
+                let (peer, reason) = (peer.remote, reason.as_str());
+                self.limited(
+                    peer,
+                    |left_out| tracing::info!(%peer, reason, left_out, "tunnel refused"),
+                );
+            }
+            EngineEvent::SessionRefused { peer, reason, .. } => {
+                let (peer, reason) = (peer.remote, reason.as_str());
+                self.limited(
+                    peer,
+                    |left_out| tracing::info!(%peer, reason, left_out, "session refused"),
+                );
+            }
+            EngineEvent::SessionOpened(session) => {
+                about(session, || tracing::debug!("session set-up begins"));
+            }
+            EngineEvent::AuthDecided { session, result } => match result {
+                Ok(()) => about(session, || tracing::debug!("user accepted")),
+                Err(reason) => self.limited(session.peer.remote, |left_out| {
+                    about(session, || {
+                        tracing::info!(reason = reason.as_str(), left_out, "user refused")
+                    });
+                }),
+            },
+            EngineEvent::SessionUp(session) => {
+                let addresses = addresses(session);
+                about(session, || tracing::info!(addresses, "session established"));
+            }
+            EngineEvent::SessionDown(session) => about(session, || down(session)),
+            // Told by what follows: the decision, and the session's end.
+            EngineEvent::AuthRequested { .. } | EngineEvent::EndRequested { .. } => {}
+            EngineEvent::RecordSetAside { table, reason } => {
+                tracing::warn!(
+                    table = table.as_str(),
+                    "a record of the store cannot be used and is kept aside: {reason}"
+                );
+            }
+            EngineEvent::PoolExhausted { pool } => {
+                tracing::warn!(pool, "no address is free: enlarge the pool, or end sessions");
+            }
+            EngineEvent::PoolUnknown { pool, identity } => {
+                tracing::warn!(pool, user = identity.as_str(), "a user's pool is not configured");
+            }
+            EngineEvent::JournalFailing { error: Some(error) } => {
+                tracing::error!("sessions go on, but a restart would lose them: {error}");
+            }
+            EngineEvent::JournalFailing { error: None } => tracing::info!("the store takes changes again"),
+            EngineEvent::Draining(true) => tracing::info!("new sessions are refused from now on"),
+            EngineEvent::Draining(false) => tracing::info!("new sessions are admitted again"),
+            EngineEvent::Reconfigured(report) => {
+                let (now, new_sessions) = (report.now.join(", "), report.new_sessions.join(", "));
+                tracing::info!(
+                    now,
+                    new_sessions,
+                    orphans = report.orphans,
+                    "configuration changed"
+                );
+            }
+        }
+    }
+}
