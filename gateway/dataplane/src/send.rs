@@ -1,0 +1,306 @@
+//! What waits to leave by one socket: datagrams back to back in one buffer, grouped into trains that the kernel
+//! cuts (`UDP_SEGMENT`), and sent many trains a call.
+
+use crate::drops::{Dropped, Drops};
+use crate::sys::udp::{self, Outgoing, SEND_BATCH};
+use crate::udp::UdpSocket;
+use bytes::BytesMut;
+use sluice_spi::PeerAddr;
+use std::io;
+
+/// Most datagrams of a train (`UDP_MAX_SEGMENTS` of older kernels; newer ones take 128).
+pub(crate) const MAX_TRAIN: u16 = 64;
+/// Most octets of a train: the largest IPv4 datagram, without IP and UDP headers, for which no header is missed.
+const MAX_TRAIN_BYTES: usize = 65_507 - 8;
+/// Octets that may wait in a data queue while its socket takes nothing.
+pub(crate) const DATA_BACKLOG: usize = 1 << 20;
+/// Octets that may wait besides, for frames of machines.
+pub(crate) const FRAME_RESERVE: usize = 64 << 10;
+/// Octets that may wait in a control queue.
+pub(crate) const CONTROL_BACKLOG: usize = 1 << 20;
+/// Tries of a train before it is dropped: one may report an error of an earlier datagram.
+const TRIES: u32 = 3;
+
+/// A train of datagrams to one peer, or a single one.
+#[derive(Clone, Copy, Debug)]
+struct Train {
+    start: usize,
+    length: usize,
+    /// Length of each datagram; the last may be shorter.
+    segment: usize,
+    count: u16,
+    /// Nothing can be added.
+    closed: bool,
+    peer: PeerAddr,
+}
+
+/// How sending ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// Nothing waits.
+    All,
+    /// The socket takes nothing more for now.
+    Blocked,
+}
+
+/// Counters of sending.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SendStats {
+    pub calls: u64,
+    pub datagrams: u64,
+}
+
+/// A queue of one socket.
+#[derive(Debug, Default)]
+pub(crate) struct SendQueue {
+    bytes: BytesMut,
+    trains: Vec<Train>,
+    /// Trains before this one have left.
+    head: usize,
+}
+
+impl SendQueue {
+    /// Octets in the buffer.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The buffer, to append one datagram to, which [`SendQueue::commit`] then makes part of the queue.
+    pub(crate) fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+
+    /// Queues what was appended to the buffer since it was `start` long. Nothing happens where nothing was.
+    pub(crate) fn commit(&mut self, start: usize, peer: PeerAddr) {
+        let length = self.bytes.len().saturating_sub(start);
+        if length == 0 {
+            return;
+        }
+        let is_last_unsent = self.trains.len() > self.head;
+        if let Some(last) = self.trains.last_mut().filter(|last| {
+            is_last_unsent
+                && !last.closed
+                && last.peer == peer
+                && length <= last.segment
+                && last.count < MAX_TRAIN
+                && last.length + length <= MAX_TRAIN_BYTES
+        }) {
+            last.length += length;
+            last.count += 1;
+            last.closed = length < last.segment;
+            return;
+        }
+        self.trains.push(Train {
+            start,
+            length,
+            segment: length,
+            count: 1,
+            closed: false,
+            peer,
+        });
+    }
+
+    /// Queues a finished datagram; false: no room.
+    pub(crate) fn push(&mut self, peer: PeerAddr, datagram: &[u8], limit: usize) -> bool {
+        if self.bytes.len() + datagram.len() > limit {
+            return false;
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(datagram);
+        self.commit(start, peer);
+        true
+    }
+
+    /// Sends what waits.
+    pub(crate) fn flush(&mut self, socket: &mut UdpSocket, stats: &mut SendStats, drops: &mut Drops) -> Sent {
+        while self.head < self.trains.len() {
+            let result = if socket.segments() {
+                self.send_trains(socket, stats)
+            } else {
+                self.send_singly(socket, stats)
+            };
+            if let Err(error) = result
+                && self.recover(socket, stats, drops, &error) == Sent::Blocked
+            {
+                return Sent::Blocked;
+            }
+        }
+        self.trains.clear();
+        self.head = 0;
+        self.bytes.clear();
+        Sent::All
+    }
+
+    fn send_trains(&mut self, socket: &UdpSocket, stats: &mut SendStats) -> io::Result<()> {
+        let waiting = self.trains.get(self.head..).unwrap_or_default();
+        let mut batch = [NOTHING; SEND_BATCH];
+        let mut count = 0;
+        for (place, train) in batch.iter_mut().zip(waiting) {
+            *place = Outgoing {
+                bytes: self
+                    .bytes
+                    .get(train.start..train.start + train.length)
+                    .unwrap_or_default(),
+                segment: if train.count > 1 { train.segment as u16 } else { 0 },
+                remote: train.peer.remote,
+                local: train.peer.local,
+            };
+            count += 1;
+        }
+        stats.calls += 1;
+        let sent = udp::send(socket.as_fd(), batch.get(..count).unwrap_or_default())?;
+        let left = waiting.iter().take(sent);
+        stats.datagrams += left.map(|train| u64::from(train.count)).sum::<u64>();
+        self.head += sent.max(1).min(count);
+        Ok(())
+    }
+
+    /// Sends the first train's datagrams one by one, and leaves in it what did not go out.
+    fn send_singly(&mut self, socket: &UdpSocket, stats: &mut SendStats) -> io::Result<()> {
+        let Some(train) = self.trains.get_mut(self.head) else {
+            return Ok(());
+        };
+        let bytes = self
+            .bytes
+            .get(train.start..train.start + train.length)
+            .unwrap_or_default();
+        let mut batch = [NOTHING; SEND_BATCH];
+        let mut count = 0;
+        for (place, datagram) in batch.iter_mut().zip(bytes.chunks(train.segment.max(1))) {
+            *place = Outgoing {
+                bytes: datagram,
+                segment: 0,
+                remote: train.peer.remote,
+                local: train.peer.local,
+            };
+            count += 1;
+        }
+        stats.calls += 1;
+        let sent = udp::send(socket.as_fd(), batch.get(..count).unwrap_or_default())?;
+        stats.datagrams += sent as u64;
+        let skipped: usize = batch.iter().take(sent.max(1)).map(|out| out.bytes.len()).sum();
+        train.closed = true;
+        train.start += skipped;
+        train.length -= skipped.min(train.length);
+        train.count = train.count.saturating_sub(sent.max(1) as u16);
+        if train.length == 0 {
+            self.head += 1;
+        }
+        Ok(())
+    }
+
+    /// Deals with an error about the first train.
+    fn recover(
+        &mut self,
+        socket: &mut UdpSocket,
+        stats: &mut SendStats,
+        drops: &mut Drops,
+        error: &io::Error,
+    ) -> Sent {
+        let Some(train) = self.trains.get(self.head).copied() else {
+            return Sent::All;
+        };
+        match error.raw_os_error() {
+            Some(libc::EAGAIN) => return Sent::Blocked,
+            Some(libc::EINTR) => return Sent::All,
+            // The egress device computes no checksums, so the kernel cannot cut trains for it.
+            Some(libc::EIO) if train.count > 1 => socket.disable_segmentation(),
+            _ => socket.note_error(),
+        }
+        // One by one: either the train is too large for the path now, or the error is of an earlier datagram,
+        // or of one of these.
+        let mut tries = 0;
+        while self
+            .trains
+            .get(self.head)
+            .is_some_and(|current| current.start < train.start + train.length)
+        {
+            match self.send_singly(socket, stats) {
+                Ok(()) => tries = 0,
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Sent::Blocked,
+                Err(_) if tries + 1 < TRIES => tries += 1,
+                Err(_) => {
+                    drops.one(Dropped::SendFailed);
+                    self.skip_datagram();
+                    tries = 0;
+                }
+            }
+        }
+        Sent::All
+    }
+
+    /// Gives up the first datagram that waits.
+    fn skip_datagram(&mut self) {
+        let Some(train) = self.trains.get_mut(self.head) else {
+            return;
+        };
+        let skipped = train.segment.min(train.length);
+        train.closed = true;
+        train.start += skipped;
+        train.length -= skipped;
+        train.count = train.count.saturating_sub(1);
+        if train.length == 0 {
+            self.head += 1;
+        }
+    }
+}
+
+/// A place in a batch that is not used.
+const NOTHING: Outgoing<'static> = Outgoing {
+    bytes: &[],
+    segment: 0,
+    remote: std::net::SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0)),
+    local: std::net::SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0)),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(port: u16) -> PeerAddr {
+        PeerAddr {
+            remote: ([192, 0, 2, 1], port).into(),
+            local: ([192, 0, 2, 2], 1701).into(),
+        }
+    }
+
+    fn trains(datagrams: &[(u16, usize)]) -> Vec<(usize, u16)> {
+        let mut queue = SendQueue::default();
+        for &(port, length) in datagrams {
+            assert!(queue.push(peer(port), &vec![0; length], usize::MAX));
+        }
+        queue
+            .trains
+            .iter()
+            .map(|train| (train.length, train.count))
+            .collect()
+    }
+
+    #[test]
+    fn equal_datagrams_to_one_peer_make_a_train() {
+        assert_eq!(
+            trains(&[(1, 100), (1, 100), (1, 60), (1, 60)]),
+            [(260, 3), (60, 1)]
+        );
+        assert_eq!(trains(&[(1, 100), (1, 120)]), [(100, 1), (120, 1)]);
+        assert_eq!(
+            trains(&[(1, 100), (2, 100), (1, 100)]),
+            [(100, 1), (100, 1), (100, 1)]
+        );
+    }
+
+    #[test]
+    fn trains_end_at_their_limits() {
+        let many = vec![(1, 10); usize::from(MAX_TRAIN) + 1];
+        assert_eq!(trains(&many), [(640, 64), (10, 1)]);
+        let large = vec![(1, 1400); 47];
+        assert_eq!(trains(&large), [(1400 * 46, 46), (1400, 1)]);
+    }
+
+    #[test]
+    fn a_full_queue_refuses() {
+        let mut queue = SendQueue::default();
+        assert!(queue.push(peer(1), &[0; 60], 100));
+        assert!(!queue.push(peer(1), &[0; 60], 100));
+    }
+}

@@ -1,0 +1,162 @@
+//! UDP sockets of a listener: one a shard, all on the same address.
+
+use crate::sys;
+use sluice_spi::{Module, Shards};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Octets asked for the receive and the send buffer of each socket: a burst of 64 KiB trains from many peers, at
+/// the kernel's doubled accounting. Without CAP_NET_ADMIN the limit of `net.core.rmem_max` holds.
+pub const SOCKET_BUFFER: usize = 8 << 20;
+
+/// A socket of a listener: non-blocking, and closed on drop.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: Socket,
+    bound: SocketAddr,
+    gso: bool,
+    gro: bool,
+    reported: bool,
+}
+
+impl UdpSocket {
+    /// Binds one socket for each shard to `address`, in the order of the shards, and attaches the module's
+    /// steering program. The kernel numbers the sockets of such a group in the order of their binding, and that
+    /// number is what the program computes; so a group is made at once and lives as a whole. With port 0 the
+    /// kernel chooses one port for all.
+    pub fn bind_group(
+        address: SocketAddr,
+        shards: Shards,
+        module: &dyn Module,
+    ) -> io::Result<Vec<UdpSocket>> {
+        let mut group: Vec<UdpSocket> = Vec::new();
+        while group.len() < usize::from(shards.count()) {
+            let address = group.first().map_or(address, |first| first.bound);
+            group.push(Self::bind(address)?);
+        }
+        if let Some(first) = group.first() {
+            first.attach_steering(shards, module)?;
+        }
+        Ok(group)
+    }
+
+    /// Binds one socket.
+    fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM.cloexec().nonblocking(),
+            Some(Protocol::UDP),
+        )?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        Self::prepare(socket)
+    }
+
+    /// Goes on with a socket that an earlier process bound, as handed back by the keeper. For a whole group see
+    /// [`UdpSocket::attach_steering`]; where the number of shards changed, bind a new group instead, because
+    /// sockets that nobody reads would take their part of the packets.
+    pub fn adopt(descriptor: OwnedFd) -> io::Result<UdpSocket> {
+        let socket = Socket::from(descriptor);
+        if socket.r#type()? != Type::DGRAM {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a datagram socket",
+            ));
+        }
+        socket.set_nonblocking(true)?;
+        Self::prepare(socket)
+    }
+
+    fn prepare(socket: Socket) -> io::Result<UdpSocket> {
+        let bound = socket
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an internet socket"))?;
+        let fd = socket.as_fd();
+        let set = |level, option, value| sys::udp::set_option(fd, level, option, value);
+        // Don't Fragment while a packet fits what the path is known to carry; fragments of our own beyond that.
+        if bound.is_ipv4() {
+            set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+            set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_WANT)?;
+            set(libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
+        } else {
+            set(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+            set(
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_WANT,
+            )?;
+            set(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
+        }
+        let wanted = libc::c_int::try_from(SOCKET_BUFFER).unwrap_or(libc::c_int::MAX);
+        if set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
+            socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+        }
+        if set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted).is_err() {
+            socket.set_send_buffer_size(SOCKET_BUFFER)?;
+        }
+        // Kernels from 5.0 on have both; without them each datagram crosses alone.
+        let gro = set(libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        let gso = set(libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        Ok(UdpSocket {
+            socket,
+            bound,
+            gso,
+            gro,
+            reported: false,
+        })
+    }
+
+    /// Attaches a module's steering program to the group this socket is in. Needed after [`UdpSocket::adopt`]
+    /// only where the program may have changed.
+    pub fn attach_steering(&self, shards: Shards, module: &dyn Module) -> io::Result<()> {
+        if shards.count() < 2 {
+            return Ok(());
+        }
+        match module.steering_program(shards) {
+            Some(program) => sys::udp::attach_steering(self.as_fd(), &program),
+            None => Ok(()),
+        }
+    }
+
+    /// The address it is bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.bound
+    }
+
+    /// The descriptor, to wait for readiness and to be handed to the keeper.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether the kernel cuts trains of datagrams for us. Ends for good when it once could not, because the
+    /// egress device computes no checksums.
+    pub fn segments(&self) -> bool {
+        self.gso
+    }
+
+    /// Whether the kernel hands us trains of datagrams as one.
+    pub fn coalesces(&self) -> bool {
+        self.gro
+    }
+
+    /// Notes that a call gave an error that may be a report about an earlier datagram.
+    pub(crate) fn note_error(&mut self) {
+        self.reported = true;
+    }
+
+    /// Whether there may be something in the error queue.
+    pub(crate) fn take_noted(&mut self) -> bool {
+        std::mem::take(&mut self.reported)
+    }
+
+    /// Sends every datagram alone from now on.
+    pub(crate) fn disable_segmentation(&mut self) {
+        self.gso = false;
+    }
+}
