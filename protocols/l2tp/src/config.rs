@@ -248,7 +248,7 @@ impl Config {
     /// | `sequencing` | `on_request` | `off`, `on_request`, `required` |
     /// | `peers` | none | rules: `host_name` (with `*`, `?`), `source` (prefix), `secret`, `hide_avps`, `sequencing` |
     /// | `window` | 16 | receive window, 4 to 256 messages |
-    /// | `ack_delay` | 100ms | 0ms to 200ms (RFC 2661, 5.8 forbids withholding) |
+    /// | `ack_delay` | 20ms | 0ms to 200ms (RFC 2661, 5.8 forbids withholding) |
     /// | `retransmit_initial`, `retransmit_max`, `retransmit_tries` | 1s, 8s, 5 | 5.8: 1 s, cap of 8 s or more, 5 |
     /// | `setup_retransmit_initial`, `setup_retransmit_max`, `setup_retransmit_tries` | 1s, 8s, 5 | until established |
     /// | `hello_interval` | 60s | 5s to 1h (5.5) |
@@ -292,7 +292,7 @@ impl Config {
             accept_unknown: section.boolean("accept_unknown", true),
             allow_no_secret,
             window: number(section, "window", 16, 4..=256),
-            ack_delay: section.duration("ack_delay", millis(100), millis(0)..=millis(200)),
+            ack_delay: section.duration("ack_delay", millis(20), millis(0)..=millis(200)),
             setup_retransmit: retransmit(section, "setup_"),
             retransmit: retransmit(section, ""),
             hello_interval: section.duration("hello_interval", seconds(60), seconds(5)..=seconds(3600)),

@@ -13,7 +13,7 @@ use crate::module::Shared;
 use crate::names::{counts, drops};
 use crate::wire::header::{ControlHeader, Family, data_ids, family};
 use crate::wire::message::{Message, Start, StopCcn, number};
-use crate::wire::result::{ResultCode, stop};
+use crate::wire::result::{ResultCode, error, stop};
 use crate::wire::{self, Hider, hidden, message_type};
 use bytes::{Bytes, BytesMut};
 use half_open::{HalfOpen, HalfOpenTable};
@@ -194,6 +194,15 @@ impl L2tpFront {
                 self.refuse(record, ResultCode::plain(stop::NOT_AUTHORIZED));
                 return Route::Done;
             }
+        }
+        if self.machines.len() >= self.config().limits.tunnels {
+            // The last free places were taken while this peer was half open.
+            let text = "too many tunnels for now";
+            self.refuse(
+                record,
+                ResultCode::with_error(stop::ERROR, error::NO_RESOURCES, text),
+            );
+            return self.drop_packet(drops::TUNNEL_LIMIT);
         }
         self.half_open.remove(record.tunnel);
         let superseded = Arc::new(AtomicBool::new(false));

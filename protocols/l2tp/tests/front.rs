@@ -328,6 +328,20 @@ fn r23_over_the_limit_known_peers_are_told_and_others_hear_nothing() {
 }
 
 #[test]
+fn r23_the_limit_holds_for_peers_that_were_half_open_before_it_was_reached() {
+    let mut world = World::new("max_tunnels = 1\n");
+    let (mut first, mut second) = (peer(0), peer(1));
+    let start = first.start();
+    let to_first = first.request(&mut world, start).unwrap();
+    let start = second.start();
+    let to_second = second.request(&mut world, start).unwrap();
+    first.connect(&mut world, &to_first, "");
+    let answers = second.connect(&mut world, &to_second, "");
+    assert_eq!(stops(&answers), [(stop::ERROR, Some(error::NO_RESOURCES))]);
+    assert_eq!(world.node.machines().len(), 1);
+}
+
+#[test]
 fn peers_without_a_rule_can_be_refused_in_silence() {
     let mut world = World::new("accept_unknown = false\n[[peers]]\nhost_name = \"pe*\"\n");
     let mut stranger = peer(0);

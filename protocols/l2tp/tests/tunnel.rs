@@ -307,6 +307,31 @@ fn r18_a_moved_peer_is_dropped_by_default_and_followed_once_proven_where_configu
 }
 
 #[test]
+fn r18_user_data_follows_a_peer_that_has_moved() {
+    let mut bench = Bench::good(LAC, &format!("{LNS}strict_follow = true\n"));
+    bench.connect();
+    bench.run(seconds(5));
+    let port = |port: u16| move |address: std::net::SocketAddr| (address.ip(), port).into();
+    let (seen, real) = (port(40_000), port(1701));
+    // A new binding in a NAT: the gateway sees another port from now on.
+    bench.pair.set_tap(move |side, packet| {
+        let mut packet = packet.clone();
+        match side {
+            Side::Client => packet.from = seen(packet.from),
+            // What goes to the former binding is lost.
+            Side::Server if packet.to.port() == 1701 => return Tap::Drop,
+            Side::Server => packet.to = real(packet.to),
+        }
+        Tap::Replace(vec![packet])
+    });
+    let moved = bench.wait(seconds(200), |pair| pair.server.log.counted("peer_moved") == 1);
+    assert!(moved, "{}", bench.pair.trace());
+    bench.run(seconds(20));
+    sluice_testkit::contract::user_packets_flow(&mut bench.pair);
+    assert!(bench.pair.client.log.sessions_down().is_empty());
+}
+
+#[test]
 fn r18_a_forged_move_does_not_cost_the_tunnel() {
     let (mut world, mut peer) = established("strict_follow = true\n");
     peer.pass(&mut world, seconds(1));

@@ -5,6 +5,7 @@
 //! puts numbers on them as they leave; it is given received bodies and gives them back in order.
 
 use crate::wire::header::ControlHeader;
+use crate::wire::message::DEFAULT_WINDOW;
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -89,6 +90,8 @@ pub(crate) struct Flight {
     pub(crate) message: Pending,
     /// How often it was sent.
     pub(crate) sends: u32,
+    /// For a probe: whether the next copy goes to the address in question, and not to the peer.
+    pub(crate) to_candidate_next: bool,
     /// When it was sent for the first time.
     pub(crate) first_sent: Instant,
 }
@@ -179,13 +182,13 @@ impl Channel {
             established: false,
             next_ns: 0,
             nr: 0,
-            peer_window: 1,
+            peer_window: DEFAULT_WINDOW,
             urgent: VecDeque::new(),
             normal: VecDeque::new(),
             flight: VecDeque::new(),
             on_the_way: 0,
             cwnd: 1,
-            ssthresh: 1,
+            ssthresh: DEFAULT_WINDOW,
             acks_in_avoidance: 0,
             tries: 0,
             retransmit_at: None,
@@ -221,6 +224,7 @@ impl Channel {
                 ns: channel.next_ns,
                 message,
                 sends: 1,
+                to_candidate_next: true,
                 first_sent: now,
             });
             channel.next_ns = channel.next_ns.wrapping_add(1);
@@ -244,6 +248,7 @@ impl Channel {
     pub(crate) fn set_peer_window(&mut self, window: u16) {
         self.peer_window = window.max(1);
         self.ssthresh = self.window_limit();
+        self.cwnd = self.cwnd.min(self.window_limit());
     }
 
     /// The tunnel is established: from now on the other retransmission times count.
@@ -477,12 +482,14 @@ impl Channel {
             if let Some(flight) = self.flight.get_mut(at) {
                 self.on_the_way += 1;
                 flight.sends += 1;
+                let to_candidate = flight.message.probe && flight.to_candidate_next;
+                flight.to_candidate_next = !flight.to_candidate_next;
                 let outgoing = Outgoing {
                     session: flight.message.session,
                     ns: flight.ns,
                     nr: self.nr,
                     body: flight.message.body.clone(),
-                    to_candidate: flight.message.probe && flight.sends % 2 == 1,
+                    to_candidate,
                 };
                 if self.retransmit_at.is_none() {
                     self.retransmit_at = Some(now + self.schedule().initial);
@@ -506,6 +513,7 @@ impl Channel {
             ns: self.next_ns,
             message,
             sends: 0,
+            to_candidate_next: true,
             first_sent: now,
         });
         self.next_ns = self.next_ns.wrapping_add(1);
@@ -539,6 +547,18 @@ impl Channel {
         header.ns == self.nr
             && ahead_of(self.first_unacknowledged(), header.nr)
                 .is_some_and(|accepted| usize::from(accepted) <= self.flight.len())
+    }
+
+    /// Makes a probe of the oldest message that is not acknowledged, and sends it again at once. False: there is
+    /// none.
+    pub(crate) fn probe_with_oldest(&mut self) -> bool {
+        let Some(oldest) = self.flight.front_mut() else {
+            return false;
+        };
+        oldest.message.probe = true;
+        oldest.to_candidate_next = true;
+        self.on_the_way = 0;
+        true
     }
 
     /// Whether a probe waits or is on its way.

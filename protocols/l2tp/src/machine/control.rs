@@ -1,7 +1,7 @@
 //! The tunnel's own messages (RFC 2661, 7.2) and the way of every control message to its place.
 
 use super::channel::{Priority, Received};
-use super::{Channel, Remote, State, Timer, Tunnel, channel_config, ended, introduction};
+use super::{Channel, Pending, Remote, State, Timer, Tunnel, channel_config, ended, introduction};
 use crate::module::Shared;
 use crate::names::{counts, drops};
 use crate::wire::header::ControlHeader;
@@ -48,6 +48,8 @@ impl Tunnel {
     /// Takes the SCCCN that the front has found valid.
     pub(crate) fn note_connected(&mut self, header: &ControlHeader, body: &[u8], now: Instant) {
         self.channel.receive(header, body, now);
+        // A peer that goes step by step waits for this before it asks for a call.
+        self.channel.acknowledge_again(now);
         self.established(now);
         self.channel.take_changed();
     }
@@ -311,17 +313,17 @@ impl Tunnel {
         }
         if !body.is_empty() && self.candidate.is_none() {
             self.candidate = Some(from);
-            self.count(counts::HELLOS);
-            let body = self.encode(&Message::Hello);
-            self.channel.send(
-                super::Pending {
+            if !self.channel.probe_with_oldest() {
+                self.count(counts::HELLOS);
+                let body = self.encode(&Message::Hello);
+                let probe = Pending {
                     session: 0,
                     owner: 0,
                     probe: true,
                     body,
-                },
-                Priority::Urgent,
-            );
+                };
+                self.channel.send(probe, Priority::Urgent);
+            }
         }
         false
     }
