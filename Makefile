@@ -35,6 +35,7 @@ bench: build
 # A minute of every fuzz target; needs `cargo install cargo-fuzz`. A short seeded run of each is part of `make test`.
 FUZZ_TIME ?= 60
 fuzz:
+	$(CARGO) run -q -p sluice-tests --bin fuzz-seeds tests/fuzz/corpus
 	for target in $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs))); do \
 	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(FUZZ_TIME) -max_len=1500 \
 	    || exit 1; \

@@ -322,3 +322,47 @@ fn two_hundred_at_once_are_all_up_within_a_second() {
     assert!(field.sites.iter().all(|site| site.ups() == 1));
     field.end(END);
 }
+
+#[test]
+fn clients_do_not_notice_that_the_gateway_went_on_from_its_checkpoints() {
+    let mut field = connected(
+        LNS,
+        LacConfig {
+            calls: 3,
+            ..LacConfig::default()
+        },
+    );
+    field.run_for(Duration::from_secs(20));
+    let (machine, now) = (field.server.only_machine(), field.clock.now());
+    let sessions = field.server.paths(machine);
+    let checkpoint = field.server.checkpoint(machine, now).unwrap();
+    let factory = field.factory.clone();
+    field.server.crash(&factory);
+    // What is on its way while nobody listens is lost.
+    field.run_for(Duration::from_millis(800));
+    let now = field.clock.now();
+    assert_eq!(field.server.restore(&factory, &checkpoint, now).unwrap(), machine);
+    assert_eq!(field.server.paths(machine), sessions);
+
+    field.run_for(10 * MINUTE);
+    assert_eq!(field.sites[0].reasons(), [""; 0], "{}", field.server.log.text());
+    assert_eq!(
+        field.server.log.sessions_up().len(),
+        3,
+        "no session came up again"
+    );
+    let now = field.clock.now();
+    for (number, &session) in sessions.iter().enumerate() {
+        let packet = contract::ipv4_packet(number as u16, 100);
+        assert!(field.sites[0].lac.send_ip(CallId(number), &packet, now));
+        assert!(field.server.send_ip(machine, session, &packet, now));
+    }
+    field.run_for(Duration::from_secs(1));
+    assert_eq!(field.server.delivered.len(), 3);
+    let received = field.sites[0].events.iter().filter(|event| match event {
+        LacEvent::Ip { packet, .. } => packet.first() == Some(&0x45),
+        _ => false,
+    });
+    assert_eq!(received.count(), 3);
+    field.end(END);
+}

@@ -4,10 +4,14 @@
 //! Each function panics where the code under test is wrong, and returns for whatever a peer may send.
 
 mod l2tp;
+mod link;
 mod ppp;
+mod tunnel;
 
 pub use l2tp::{l2tp_avps, l2tp_header, l2tp_hidden, l2tp_message};
+pub use link::{ppp_pap, ppp_program};
 pub use ppp::{ppp_frame, ppp_link, ppp_options};
+pub use tunnel::l2tp_tunnel;
 
 /// A fuzz target: its name, its body, and inputs to start from.
 pub struct Target {
@@ -55,5 +59,20 @@ pub const TARGETS: &[Target] = &[
         name: "ppp_link",
         run: ppp_link,
         seeds: ppp::conversations,
+    },
+    Target {
+        name: "ppp_pap",
+        run: ppp_pap,
+        seeds: link::pap_packets,
+    },
+    Target {
+        name: "ppp_program",
+        run: ppp_program,
+        seeds: link::programs,
+    },
+    Target {
+        name: "l2tp_tunnel",
+        run: l2tp_tunnel,
+        seeds: tunnel::programs,
     },
 ];
