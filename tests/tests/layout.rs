@@ -79,6 +79,19 @@ const LICENCES: &[&str] = &[
     "Zlib",
 ];
 
+/// Files and folders of every protocol module.
+const MODULE_FILES: &[&str] = &[
+    "SPEC.md",
+    "src/checkpoint.rs",
+    "src/codec.rs",
+    "src/config.rs",
+    "src/lib.rs",
+    "src/machine",
+    "src/module.rs",
+    "src/wire",
+    "tests",
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -275,6 +288,24 @@ fn dependencies_are_released_and_permissively_licensed() {
                 .all(|group| group.split(" OR ").any(permitted))
         };
         assert!(groups(&licence), "{name} has the licence {licence:?}");
+    }
+}
+
+#[test]
+fn every_protocol_looks_the_same() {
+    let graph = Graph::read();
+    for module in graph.modules() {
+        let manifest = graph.packages[&graph.members[module]]["manifest_path"]
+            .as_str()
+            .unwrap();
+        let folder = Path::new(manifest).parent().unwrap();
+        for file in MODULE_FILES {
+            let alternative = folder.join(file).with_extension("").join("mod.rs");
+            assert!(
+                folder.join(file).exists() || alternative.exists(),
+                "{module} has no {file}"
+            );
+        }
     }
 }
 
