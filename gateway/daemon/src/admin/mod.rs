@@ -120,7 +120,19 @@ impl Plane {
         self.stop.send_replace(true);
     }
 
-    /// Reads the configuration file anew and puts it into effect, as `POST /v1/config:reload` does: for SIGHUP.
+    /// Reads the users file anew, and ends the sessions of users that are gone, disabled, or have another password.
+    /// Where the file cannot be used the users stay as they are. Also to be called when the file has changed.
+    pub async fn reload_users(&self) -> Result<(), String> {
+        let users = self.parts.users.clone();
+        let read = tokio::task::spawn_blocking(move || users.reload()).await;
+        let read = read.map_err(|error| error.to_string())?;
+        let changes = read.map_err(|error| error.to_string())?;
+        api::take_effect(self, &changes, "");
+        Ok(())
+    }
+
+    /// Reads configuration, certificate and users anew and puts them into effect, as `POST /v1/config:reload` does:
+    /// for SIGHUP.
     pub async fn reload(&self) -> Result<Reload, ReloadError> {
         let mut reload = self.configs().reload(self.control()).await?;
         if let Some(certificate) = &self.certificate
@@ -130,6 +142,10 @@ impl Plane {
                 .applied
                 .notes
                 .push(format!("{error}; the former certificate stays in use"));
+        }
+        if let Err(error) = self.reload_users().await {
+            let note = format!("the users stay as they were: {error}");
+            reload.applied.notes.push(note);
         }
         Ok(reload)
     }

@@ -313,6 +313,22 @@ impl Harness {
         }
     }
 
+    /// Starts with TLS: with the certificate and key of `keys` in the files `cert.pem` and `key.pem`.
+    pub(crate) fn start_with_tls(keys: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Self {
+        Self::start_with(|text| {
+            let dir = text
+                .lines()
+                .find_map(|line| line.strip_prefix("state_dir = \""))
+                .unwrap();
+            let dir = dir.trim_end_matches('"');
+            let (certificate, key) = (format!("{dir}/cert.pem"), format!("{dir}/key.pem"));
+            std::fs::write(&certificate, keys.cert.pem()).unwrap();
+            std::fs::write(&key, keys.signing_key.serialize_pem()).unwrap();
+            let tls = format!("[admin]\ntls_certificate = \"{certificate}\"\ntls_key = \"{key}\"\n");
+            text.replacen("[admin]\n", &tls, 1)
+        })
+    }
+
     pub(crate) fn tunnel(&self) -> TunnelId {
         self.tunnel
     }

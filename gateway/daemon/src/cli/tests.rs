@@ -212,6 +212,28 @@ fn a_call_and_a_token_are_made() {
 }
 
 #[test]
+fn a_gateway_is_reached_over_tls_when_its_certificate_is_trusted() {
+    let made = || rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (keys, others) = (made(), made());
+    let harness = Harness::start_with_tls(&keys);
+    let ask = |ca: &rcgen::Certificate| {
+        let file = harness.directory.path().join("ca.pem");
+        std::fs::write(&file, ca.pem()).unwrap();
+        let url = format!("https://{}", harness.address);
+        let ca = file.display().to_string();
+        let token = &harness.admin_token;
+        run_captured(
+            &["status", "--url", &url, "--ca", &ca, "--token", token],
+            &hooks(),
+        )
+    };
+    let (code, out, error) = ask(&keys.cert);
+    assert!(code == 0 && out.starts_with("test (Sluice "), "{error}");
+    let (code, _, error) = ask(&others.cert);
+    assert!(code == 3 && error.contains("certificate"), "{error}");
+}
+
+#[test]
 fn a_trace_is_followed_and_its_packets_saved() {
     let harness = Harness::start();
     let id = harness.session(1, "ann").to_string();

@@ -12,6 +12,7 @@ pub(super) mod tunnels;
 pub(super) mod users;
 
 pub use users::static_addresses;
+pub(super) use users::take_effect;
 
 use super::problem::{Code, Problem};
 use axum::body::Body;

@@ -1,6 +1,7 @@
 //! Users.
 
 use super::{Result, blocking};
+use crate::admin::Plane;
 use crate::admin::call::{Call, json};
 use crate::admin::problem::Problem;
 use crate::admin::views;
@@ -221,15 +222,12 @@ pub(crate) struct Changed {
 /// Does what a change of users means for the engine: keeps their fixed addresses free for them, and ends the
 /// sessions of those that may not have them any more. Gives the number of sessions of one of them; others can be
 /// among them where the file was edited by hand meanwhile.
-fn take_effect(call: &Call, changes: &[UserChange], counted: &str) -> usize {
-    let addresses = static_addresses(&call.plane.users().table());
-    call.plane.engine().set_static_addresses(&addresses);
+pub(crate) fn take_effect(plane: &Plane, changes: &[UserChange], counted: &str) -> usize {
+    let addresses = static_addresses(&plane.users().table());
+    plane.engine().set_static_addresses(&addresses);
     let mut ended = 0;
     for change in changes.iter().filter(|change| change.ends_sessions()) {
-        let sessions = call
-            .plane
-            .engine()
-            .end_user(&change.name, TerminateCause::AdminReset);
+        let sessions = plane.engine().end_user(&change.name, TerminateCause::AdminReset);
         if change.name == counted {
             ended += sessions;
         }
@@ -246,7 +244,7 @@ async fn change<E: Into<Problem> + Send + 'static>(
     let users = call.plane.users().clone();
     let changes = blocking(move || edit(&users)).await?.map_err(Into::into)?;
     Ok(Changed {
-        ended_sessions: take_effect(call, &changes, name),
+        ended_sessions: take_effect(&call.plane, &changes, name),
         user: UserView::from(&*find(call, name)?),
     })
 }
@@ -294,6 +292,6 @@ pub(crate) async fn delete(call: Call) -> Result {
     let name = call.param("name").to_owned();
     let (users, known) = (call.plane.users().clone(), name.clone());
     let changes = blocking(move || users.delete_user(&known)).await??;
-    let ended_sessions = take_effect(&call, &changes, &name);
+    let ended_sessions = take_effect(&call.plane, &changes, &name);
     json(StatusCode::OK, &Deleted { ended_sessions })
 }

@@ -254,25 +254,12 @@ fn nothing_is_changed_where_the_audit_log_cannot_be_written() {
 #[test]
 fn tls_is_served_with_a_certificate_that_can_be_renewed() {
     let keys = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let mut renew = None;
-    let harness = Harness::start_with(|text| {
-        let dir = text
-            .lines()
-            .find_map(|line| line.strip_prefix("state_dir = \""))
-            .unwrap()
-            .trim_end_matches('"');
-        let (certificate, key) = (format!("{dir}/cert.pem"), format!("{dir}/key.pem"));
-        std::fs::write(&certificate, keys.cert.pem()).unwrap();
-        std::fs::write(&key, keys.signing_key.serialize_pem()).unwrap();
-        let tls = format!("tls_certificate = \"{certificate}\"\ntls_key = \"{key}\"\nlisten");
-        renew = Some((certificate, key));
-        text.replacen("[admin]\nlisten", &format!("[admin]\n{tls}"), 1)
-    });
+    let harness = Harness::start_with_tls(&keys);
     let reply = tls_exchange(&harness, &keys.cert);
     assert_eq!(reply.unwrap().status, 200);
     let renewed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let (certificate, key) = renew.unwrap();
-    std::fs::write(&certificate, renewed.cert.pem()).unwrap();
+    let dir = harness.directory.path();
+    std::fs::write(dir.join("cert.pem"), renewed.cert.pem()).unwrap();
     // The certificate alone does not fit the key that is there: what is in use stays.
     let report = harness.ask_local("POST", "/v1/config:reload", "").json();
     assert!(
@@ -280,7 +267,7 @@ fn tls_is_served_with_a_certificate_that_can_be_renewed() {
         "{report}"
     );
     assert_eq!(tls_exchange(&harness, &keys.cert).unwrap().status, 200);
-    std::fs::write(key, renewed.signing_key.serialize_pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), renewed.signing_key.serialize_pem()).unwrap();
     assert_eq!(harness.ask_local("POST", "/v1/config:reload", "").status, 200);
     assert!(tls_exchange(&harness, &keys.cert).is_none());
     assert_eq!(tls_exchange(&harness, &renewed.cert).unwrap().status, 200);

@@ -202,6 +202,34 @@ fn a_reload_tells_what_it_does_and_a_broken_file_changes_nothing() {
 }
 
 #[test]
+fn a_reload_reads_the_users_file_too() {
+    let harness = Harness::start();
+    let user = "{\"name\": \"ann\", \"password\": \"a long enough pass phrase\"}";
+    assert_eq!(harness.ask("POST", "/v1/users", user).status, 201);
+    let id = harness.session(1, "ann");
+    let file = harness.directory.path().join("users.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n[[user]]\n")).unwrap();
+    let report = harness.ask("POST", "/v1/config:reload", "").json();
+    assert!(
+        report["notes"][1]
+            .as_str()
+            .unwrap()
+            .starts_with("the users stay as they were: "),
+        "{report}"
+    );
+    assert_eq!(harness.ask("GET", "/v1/users/ann", "").status, 200);
+    std::fs::write(&file, "").unwrap();
+    let report = harness.ask("POST", "/v1/config:reload", "").json();
+    assert_eq!(report["notes"].as_array().unwrap().len(), 1);
+    assert_eq!(harness.ask("GET", "/v1/users/ann", "").status, 404);
+    assert_eq!(
+        harness.engine.due(ShardId(0), now()),
+        [(id, TerminateCause::AdminReset)]
+    );
+}
+
+#[test]
 fn a_text_is_checked_without_being_used() {
     let harness = Harness::start();
     let body = serde_json::json!({ "text": "[gateway]\nname = \"a b\"\n" }).to_string();
