@@ -3,8 +3,10 @@
 use clap::Parser;
 use serde_json::{Map, Value, json};
 use sluice_testkit::lac::LacConfig;
-use sluice_testkit::lac::storm::{self, StormConfig, StormReport};
+use sluice_testkit::lac::storm::{Storm, StormConfig, StormReport};
+use sluice_tests::usage::Usage;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,6 +57,9 @@ struct Options {
     /// Leave without a word instead of ending the tunnels.
     #[arg(long)]
     vanish: bool,
+    /// Process of the server: its memory and processor time, with those of its children, are reported as well.
+    #[arg(long)]
+    pid: Option<u32>,
     /// Seed of identifiers and challenges.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -90,23 +95,50 @@ fn main() -> ExitCode {
             ..LacConfig::default()
         },
     };
-    let report = match storm::run(config) {
-        Ok(report) => report,
+    let (report, server) = match run(config, options.pid) {
+        Ok(measured) => measured,
         Err(error) => {
             eprintln!("lac-storm: {error}");
             return ExitCode::from(2);
         }
     };
     if options.json {
-        println!("{}", as_json(&report));
+        println!("{}", as_json(&report, server));
     } else {
-        print(&report);
+        print(&report, server);
     }
     if report.up == report.calls && report.lost.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Runs the storm, and measures the server with this process id before and after the set-up.
+fn run(config: StormConfig, pid: Option<u32>) -> io::Result<(StormReport, Option<Server>)> {
+    let before = pid.map(Usage::of).transpose()?;
+    let mut storm = Storm::new(config)?;
+    storm.set_up()?;
+    let after = pid.map(Usage::of).transpose()?;
+    let up = storm.up();
+    let server = before.zip(after).map(|(before, after)| Server {
+        memory: after.memory,
+        memory_per_call: after.memory.saturating_sub(before.memory) / up.max(1) as u64,
+        processor: after.processor.saturating_sub(before.processor),
+    });
+    storm.hold()?;
+    Ok((storm.end()?, server))
+}
+
+/// What the set-up cost the server.
+#[derive(Clone, Copy)]
+struct Server {
+    /// Resident memory after it, in bytes.
+    memory: u64,
+    /// Resident memory taken for each call that came up, in bytes.
+    memory_per_call: u64,
+    /// Processor time it took.
+    processor: Duration,
 }
 
 const SHARES: [(&str, f64); 5] = [
@@ -121,7 +153,7 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn as_json(report: &StormReport) -> Value {
+fn as_json(report: &StormReport, server: Option<Server>) -> Value {
     let times: Map<String, Value> = SHARES
         .iter()
         .map(|&(name, share)| (name.to_owned(), json!(milliseconds(report.percentile(share)))))
@@ -140,10 +172,15 @@ fn as_json(report: &StormReport) -> Value {
         "retransmissions": report.retransmissions,
         "send_errors": report.send_errors,
         "ip_packets": report.ip_packets,
+        "server": server.map(|server| json!({
+            "memory_bytes": server.memory,
+            "memory_bytes_per_call": server.memory_per_call,
+            "processor_ms": milliseconds(server.processor),
+        })),
     })
 }
 
-fn print(report: &StormReport) {
+fn print(report: &StormReport, server: Option<Server>) {
     println!(
         "up {} of {} in {:.3} s",
         report.up,
@@ -168,4 +205,12 @@ fn print(report: &StormReport) {
     table("failed", &report.failed);
     table("lost", &report.lost);
     println!("tunnels closed cleanly {}", report.closed);
+    if let Some(server) = server {
+        println!(
+            "server: {} KiB resident, {} bytes for each call, {:.0} ms of processor time",
+            server.memory / 1024,
+            server.memory_per_call,
+            milliseconds(server.processor)
+        );
+    }
 }

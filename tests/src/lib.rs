@@ -6,3 +6,4 @@
 pub mod field;
 pub mod fuzz;
 pub mod rig;
+pub mod usage;

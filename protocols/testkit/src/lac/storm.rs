@@ -103,8 +103,9 @@ struct Slot {
     armed: Option<Instant>,
 }
 
-/// The clients and their sockets.
-struct Storm {
+/// The clients and their sockets: [`Storm::set_up`], [`Storm::hold`] and [`Storm::end`] are called in turn, so that
+/// the server can be measured in between.
+pub struct Storm {
     config: StormConfig,
     sockets: Vec<UdpSocket>,
     /// For packets of a script that are to come from another port.
@@ -115,6 +116,7 @@ struct Storm {
     report: StormReport,
     finished: usize,
     over: usize,
+    is_set_up: bool,
     ending: bool,
     last_up: Instant,
     buffer: Vec<u8>,
@@ -122,31 +124,10 @@ struct Storm {
 
 /// Runs a storm to its end.
 pub fn run(config: StormConfig) -> io::Result<StormReport> {
-    let start = Instant::now();
-    let sockets: Vec<UdpSocket> = (0..config.sockets.max(1))
-        .map(|_| open_socket(&config))
-        .collect::<io::Result<_>>()?;
-    let calls = usize::from(config.tunnels) * config.lac.calls;
-    let mut storm = Storm {
-        stray: open_socket(&config)?,
-        sockets,
-        slots: Vec::with_capacity(usize::from(config.tunnels)),
-        timers: BinaryHeap::new(),
-        report: StormReport {
-            calls,
-            ..StormReport::default()
-        },
-        finished: 0,
-        over: 0,
-        ending: false,
-        last_up: start,
-        buffer: vec![0; DATAGRAM],
-        config,
-    };
-    storm.set_up(start)?;
+    let mut storm = Storm::new(config)?;
+    storm.set_up()?;
     storm.hold()?;
-    storm.end()?;
-    Ok(storm.report)
+    storm.end()
 }
 
 fn open_socket(config: &StormConfig) -> io::Result<UdpSocket> {
@@ -170,7 +151,35 @@ pub fn grow_buffer(socket: &UdpSocket) {
 }
 
 impl Storm {
-    fn set_up(&mut self, start: Instant) -> io::Result<()> {
+    /// Opens the sockets.
+    pub fn new(config: StormConfig) -> io::Result<Self> {
+        let sockets: Vec<UdpSocket> = (0..config.sockets.max(1))
+            .map(|_| open_socket(&config))
+            .collect::<io::Result<_>>()?;
+        let calls = usize::from(config.tunnels) * config.lac.calls;
+        Ok(Self {
+            stray: open_socket(&config)?,
+            sockets,
+            slots: Vec::with_capacity(usize::from(config.tunnels)),
+            timers: BinaryHeap::new(),
+            report: StormReport {
+                calls,
+                ..StormReport::default()
+            },
+            finished: 0,
+            over: 0,
+            is_set_up: false,
+            ending: false,
+            last_up: Instant::now(),
+            buffer: vec![0; DATAGRAM],
+            config,
+        })
+    }
+
+    /// Starts all clients and waits until each is up or has failed, or the limit is over.
+    pub fn set_up(&mut self) -> io::Result<()> {
+        let start = Instant::now();
+        self.last_up = start;
         let limit = start + self.config.limit;
         let tunnels = usize::from(self.config.tunnels);
         while self.finished < self.report.calls {
@@ -199,6 +208,7 @@ impl Storm {
             };
             self.turn(sleep)?;
         }
+        self.is_set_up = true;
         self.report.elapsed = self.last_up - start;
         self.report.times.sort();
         let unfinished = self.report.calls - self.finished;
@@ -226,7 +236,8 @@ impl Storm {
         self.after(number);
     }
 
-    fn hold(&mut self) -> io::Result<()> {
+    /// Keeps the calls up for as long as configured.
+    pub fn hold(&mut self) -> io::Result<()> {
         let until = Instant::now() + self.config.hold;
         while let Some(left) = until
             .checked_duration_since(Instant::now())
@@ -237,11 +248,17 @@ impl Storm {
         Ok(())
     }
 
-    fn end(&mut self) -> io::Result<()> {
+    /// Calls up until now.
+    pub fn up(&self) -> usize {
+        self.report.up
+    }
+
+    /// Ends all tunnels, where that is configured, and gives the report.
+    pub fn end(mut self) -> io::Result<StormReport> {
         self.ending = true;
         self.report.retransmissions = self.slots.iter().map(|slot| slot.lac.retransmissions()).sum();
         if !self.config.close {
-            return Ok(());
+            return Ok(self.report);
         }
         let already_over = self.over;
         let until = Instant::now() + CLOSING;
@@ -256,7 +273,7 @@ impl Storm {
             self.turn(MAX_SLEEP)?;
         }
         self.report.closed = self.over - already_over;
-        Ok(())
+        Ok(self.report)
     }
 
     /// Waits for packets for `sleep` or until the next timer, and works on what came.
@@ -315,7 +332,7 @@ impl Storm {
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => continue,
                 Err(error) => return Err(error),
             };
-            self.report.datagrams.1 += u64::from(self.finished < self.report.calls);
+            self.report.datagrams.1 += u64::from(!self.is_set_up);
             let Some(tunnel) = self.buffer.get(..length).and_then(wire::tunnel_of) else {
                 continue;
             };
@@ -338,7 +355,7 @@ impl Storm {
             } else {
                 &self.sockets[slot.socket]
             };
-            self.report.datagrams.0 += u64::from(self.finished < self.report.calls);
+            self.report.datagrams.0 += u64::from(!self.is_set_up);
             self.report.send_errors += u64::from(socket.send(&packet.bytes).is_err());
         }
         while let Some(event) = slot.lac.poll_event() {
