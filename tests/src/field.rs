@@ -1,8 +1,9 @@
 //! Independent LACs against the gateway's own L2TP, in virtual time on impaired links.
 
+use bytes::BytesMut;
 use sluice_l2tp::config::Config;
 use sluice_l2tp::{L2tp, L2tpFactory};
-use sluice_spi::{PeerAddr, config};
+use sluice_spi::{PeerAddr, config, pcap};
 use sluice_testkit::lac::wire::tunnel_of;
 use sluice_testkit::lac::{Lac, LacConfig, LacEvent};
 use sluice_testkit::{Clock, Impairment, Link, Node, Packet, Seeded};
@@ -52,6 +53,7 @@ pub struct Field {
     /// The LACs.
     pub sites: Vec<Site>,
     random: Seeded,
+    capture: BytesMut,
 }
 
 impl Field {
@@ -59,6 +61,8 @@ impl Field {
     pub fn new(text: &str, seed: u64) -> Self {
         let read = config::read("test", text, Config::from_section);
         let factory = L2tpFactory::new(read.expect("a configuration"));
+        let mut capture = BytesMut::new();
+        pcap::put_header(pcap::LinkType::Raw, &mut capture);
         let clock = Clock::new();
         let address = SocketAddr::from(([192, 0, 2, 1], 1701));
         Self {
@@ -67,6 +71,7 @@ impl Field {
             clock,
             sites: Vec::new(),
             random: Seeded::new(seed ^ 0x1ac),
+            capture,
         }
     }
 
@@ -97,6 +102,7 @@ impl Field {
                 let mut from = site.address;
                 from.set_port(from.port() + u16::from(packet.other_port));
                 let length = packet.bytes.len();
+                pcap::put_udp(self.clock.elapsed(), from, to, &packet.bytes, &mut self.capture);
                 site.up.send(
                     Packet {
                         from,
@@ -110,6 +116,13 @@ impl Field {
             site.events.extend(std::iter::from_fn(|| site.lac.poll_event()));
         }
         while let Some(packet) = self.server.pop_out() {
+            pcap::put_udp(
+                self.clock.elapsed(),
+                packet.from,
+                packet.to,
+                &packet.bytes,
+                &mut self.capture,
+            );
             let tunnel = tunnel_of(&packet.bytes);
             // Several may share an address and even a port, as behind some NATs: the tunnel id tells them apart.
             let site = self
@@ -186,6 +199,11 @@ impl Field {
                 .iter()
                 .all(|site| site.lac.is_over() || site.ups() + site.reasons().len() >= site.lac.calls())
         })
+    }
+
+    /// A capture of every packet sent so far, in the libpcap format with virtual time stamps.
+    pub fn capture(&self) -> &[u8] {
+        &self.capture
     }
 
     /// All LACs end their tunnels; waits until nothing is left of them on the gateway, and checks that every

@@ -6,6 +6,7 @@ use sluice_testkit::lac::wire::message::{ICCN, ICRQ, SCCCN, SCCRQ};
 use sluice_testkit::lac::{Act, CallId, Damage, LacConfig, LacEvent, Script, When};
 use sluice_testkit::{Impairment, Policy, contract};
 use sluice_tests::field::Field;
+use sluice_tests::rig::Capture;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -365,4 +366,39 @@ fn clients_do_not_notice_that_the_gateway_went_on_from_its_checkpoints() {
     });
     assert_eq!(received.count(), 3);
     field.end(END);
+}
+
+#[test]
+fn a_third_decoder_finds_nothing_wrong() {
+    let lac = LacConfig {
+        secret: Some(b"shared".to_vec()),
+        calls: 2,
+        calling: "100".into(),
+        ..LacConfig::default()
+    };
+    let mut field = connected(LNS_SECRET, lac);
+    field.run_for(5 * MINUTE);
+    let now = field.clock.now();
+    field.sites[0].lac.hang_up(CallId(0), now);
+    field.run_for(Duration::from_secs(10));
+    field.sites[0].lac.close(now);
+    field.run_for(Duration::from_secs(10));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("virtual.pcap");
+    std::fs::write(&file, field.capture()).unwrap();
+    Capture::assert_clean(&file);
+    for filter in [
+        "l2tp.avp.message_type == 1",
+        "pap",
+        "ipcp",
+        "ipv6cp",
+        "icmpv6.type == 134",
+        "lcp",
+        "udp.checksum",
+    ] {
+        assert!(
+            !Capture::filter(&file, filter).is_empty(),
+            "no packet matches {filter}"
+        );
+    }
 }
