@@ -9,11 +9,11 @@ type Admit = dyn FnMut(&CallInfo) -> Result<(), Refusal> + Send;
 type Judge = dyn FnMut(&AuthRequest) -> Verdict + Send;
 /// What the engine of a node answers.
 pub struct Policy {
-    /// Answers [`Event::SessionOpening`].
+    /// Answers [`sluice_spi::Event::SessionOpening`].
     pub admit: Box<Admit>,
     /// How long that takes.
     pub admission_delay: Duration,
-    /// Answers [`Event::AuthRequested`].
+    /// Answers [`sluice_spi::Event::AuthRequested`].
     pub judge: Box<Judge>,
     /// How long that takes.
     pub judging_delay: Duration,
