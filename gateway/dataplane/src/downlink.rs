@@ -19,7 +19,7 @@ use std::time::Instant;
 /// Octets that wait for a socket before they are sent although more could be read.
 const FLUSH_AT: usize = 256 << 10;
 
-/// Octets of a packet at the most that MTU checks and headers of the carrier may make of it.
+/// Octets allowed for the headers that sealing a packet adds.
 const SLACK: usize = 256;
 
 impl UserPath {
@@ -185,5 +185,92 @@ fn is_group(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coalesce::Coalescer;
+    use crate::packet::samples::Sample;
+    use crate::paths::tests::path;
+    use crate::routes::Routes;
+    use crate::tun::Offloads;
+    use crate::{ListenerId, UserPath, Waker, mesh};
+    use proptest::prelude::*;
+    use sluice_spi::PathKey;
+    use std::sync::Arc;
+
+    fn plane() -> UserPath {
+        let waker: Waker = Arc::new(|| {});
+        let port = mesh(vec![waker]).remove(0);
+        UserPath::new(port, Arc::new(Routes::new(8)), 8)
+    }
+
+    /// Packets from the network for which there is no path, or whose path has no socket, are counted.
+    #[test]
+    fn packets_that_lead_nowhere_are_counted() {
+        let mut plane = plane();
+        let now = Instant::now();
+        let mut bytes = VnetHeader::PLAIN.encode(false).to_vec();
+        bytes.extend(Sample::default().build());
+        plane.downlink(&mut bytes.clone(), false, now);
+        let routes = plane.routes.clone();
+        let reference = plane
+            .paths
+            .insert(path(1, Some([198, 51, 100, 7]), None), &routes)
+            .unwrap();
+        plane.downlink(&mut bytes, false, now);
+        bytes.truncate(VNET_HEADER + 19);
+        plane.downlink(&mut bytes, false, now);
+        let mut group = VnetHeader::PLAIN.encode(false).to_vec();
+        group.extend(Sample::default().build());
+        group[VNET_HEADER + 16] = 239;
+        plane.downlink(&mut group, false, now);
+        for reason in [
+            Dropped::NoRoute,
+            Dropped::NoSocket,
+            Dropped::Malformed,
+            Dropped::Multicast,
+        ] {
+            assert_eq!(plane.drops.count(reason), 1, "{reason:?}");
+        }
+        assert_eq!(plane.paths.get(reference).unwrap().stats.dropped, 1);
+    }
+
+    proptest! {
+        /// A packet that was damaged anywhere, with any header before it, goes both ways without harm.
+        #[test]
+        fn any_damage_is_survived(
+            header in prop::array::uniform10(any::<u8>()),
+            damage in prop::collection::vec((0usize..120, any::<u8>()), 0..6),
+            v6: bool,
+            cut in 0usize..200,
+        ) {
+            let mut packet = Sample { v6, payload: vec![3; 60], ..Sample::default() }.build();
+            for (place, value) in damage {
+                if let Some(byte) = packet.get_mut(place) {
+                    *byte = value;
+                }
+            }
+            packet.truncate(cut);
+            let mut bytes = header.to_vec();
+            bytes[1] %= 6;
+            bytes.extend(&packet);
+            let mut plane = plane();
+            plane.downlink(&mut bytes, false, Instant::now());
+            if let Some(ip) = Ip::parse(&packet) {
+                let all = Offloads { tcp: true, udp: true };
+                let mut coalescer = Coalescer::new(all);
+                let mut arena = [&packet[..ip.total], &packet[..ip.total]].concat();
+                for start in [0, ip.total] {
+                    let owner = (ListenerId(0), PathKey(0));
+                    coalescer.push(&arena, owner, ip, start..start + ip.total);
+                }
+                let mut packets = 0;
+                coalescer.flush(&mut arena, |_, count| packets += count);
+                prop_assert_eq!(packets, 2);
+            }
+        }
     }
 }

@@ -23,6 +23,8 @@ macro_rules! reasons {
 reasons! {
     /// A datagram did not fit into its buffer, or came without a usable sender.
     Truncated = "truncated";
+    /// A datagram without any byte.
+    Empty = "empty";
     /// A data packet did not come from the address and port that its session is bound to.
     WrongPeer = "wrong_peer";
     /// An IP packet of a session was not one.

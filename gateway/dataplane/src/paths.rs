@@ -276,7 +276,7 @@ impl Held {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::drops::Drops;
     use bytes::BytesMut;
@@ -316,7 +316,8 @@ mod tests {
         counters: &[],
     };
 
-    fn path(key: u32, v4: Option<[u8; 4]>, v6: Option<&str>) -> Path {
+    /// A path without a socket.
+    pub(crate) fn path(key: u32, v4: Option<[u8; 4]>, v6: Option<&str>) -> Path {
         let address = ([192, 0, 2, 1], 1701).into();
         Path {
             peer: PeerAddr {

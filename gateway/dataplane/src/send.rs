@@ -303,4 +303,91 @@ mod tests {
         assert!(queue.push(peer(1), &[0; 60], 100));
         assert!(!queue.push(peer(1), &[0; 60], 100));
     }
+
+    /// A socket, one that it sends to, and both ends.
+    fn sockets() -> (UdpSocket, std::net::UdpSocket, PeerAddr) {
+        let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let ends = PeerAddr {
+            remote: receiver.local_addr().unwrap(),
+            local: socket.local_addr(),
+        };
+        (socket, receiver, ends)
+    }
+
+    fn received(receiver: &std::net::UdpSocket, count: u8) {
+        let mut buffer = [0; 1000];
+        for number in 0..count {
+            let length = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(
+                (buffer[0], length),
+                (number, 200 - usize::from(number == count - 1))
+            );
+        }
+        receiver.set_nonblocking(true).unwrap();
+        assert!(receiver.recv(&mut buffer).is_err());
+    }
+
+    fn fill(queue: &mut SendQueue, ends: PeerAddr, count: u8) {
+        for number in 0..count {
+            let length = 200 - usize::from(number == count - 1);
+            assert!(queue.push(ends, &vec![number; length], usize::MAX));
+        }
+    }
+
+    #[test]
+    fn trains_and_single_datagrams_arrive_alike() {
+        for trains in [true, false] {
+            let (mut socket, receiver, ends) = sockets();
+            if !trains {
+                socket.disable_segmentation();
+            }
+            let (mut queue, mut stats, mut drops) = Default::default();
+            fill(&mut queue, ends, 100);
+            assert_eq!(queue.flush(&mut socket, &mut stats, &mut drops), Sent::All);
+            received(&receiver, 100);
+            assert_eq!(stats.datagrams, 100);
+            assert_eq!(stats.calls == 1, trains);
+            assert_eq!(queue.len(), 0);
+        }
+    }
+
+    #[test]
+    fn a_device_without_checksums_ends_trains_for_good() {
+        let (mut socket, receiver, ends) = sockets();
+        let (mut queue, mut stats, mut drops): (SendQueue, _, _) = Default::default();
+        fill(&mut queue, ends, 50);
+        let error = io::Error::from_raw_os_error(libc::EIO);
+        assert_eq!(
+            queue.recover(&mut socket, &mut stats, &mut drops, &error),
+            Sent::All
+        );
+        received(&receiver, 50);
+        assert!(!socket.segments());
+        assert_eq!(queue.flush(&mut socket, &mut stats, &mut drops), Sent::All);
+        assert_eq!((stats.datagrams, drops.count(Dropped::SendFailed)), (50, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_counted_and_does_not_keep_the_rest() {
+        let (mut socket, receiver, ends) = sockets();
+        let (mut queue, mut stats, mut drops) = Default::default();
+        let unusable = PeerAddr {
+            remote: ([255, 255, 255, 255], 9).into(),
+            ..ends
+        };
+        for length in [10, 10, 5] {
+            assert!(SendQueue::push(
+                &mut queue,
+                unusable,
+                &vec![0; length],
+                usize::MAX
+            ));
+        }
+        fill(&mut queue, ends, 3);
+        assert_eq!(queue.flush(&mut socket, &mut stats, &mut drops), Sent::All);
+        received(&receiver, 3);
+        assert_eq!((stats.datagrams, drops.count(Dropped::SendFailed)), (3, 3));
+        assert!(socket.segments());
+    }
 }

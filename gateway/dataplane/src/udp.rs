@@ -43,7 +43,7 @@ impl UdpSocket {
     }
 
     /// Binds one socket.
-    fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM.cloexec().nonblocking(),

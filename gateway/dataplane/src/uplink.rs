@@ -110,6 +110,9 @@ impl UserPath {
                 self.drops.one(Dropped::Truncated);
                 continue;
             };
+            if range.is_empty() {
+                self.drops.one(Dropped::Empty);
+            }
             let segment = if received.segment > 0 {
                 received.segment
             } else {

@@ -186,7 +186,11 @@ unsafe fn ancillary(header: &libc::msghdr) -> Ancillary {
             match ((*message).cmsg_level, (*message).cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     if let Some(info) = payload::<libc::in_pktinfo>(message) {
-                        found.local = Some(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into());
+                        // The address to answer from; in the error queue there is only the one it came to.
+                        let addresses = [info.ipi_spec_dst, info.ipi_addr];
+                        let addresses = addresses.map(|raw| Ipv4Addr::from(raw.s_addr.to_ne_bytes()));
+                        let known = addresses.into_iter().find(|address| !address.is_unspecified());
+                        found.local = known.map(IpAddr::from);
                         found.interface = info.ipi_ifindex.cast_unsigned();
                     }
                 }
