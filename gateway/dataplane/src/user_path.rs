@@ -363,6 +363,7 @@ impl DataPath for UserPath {
                 let socket = find_socket(&self.sockets, Some(found.listener), peer.local)
                     .ok_or(PathError::NoSocket(peer.local))?;
                 (found.peer, found.socket) = (peer, socket);
+                found.codec.set_peer(peer);
             }
             PathUpdate::Sequencing(on) => {
                 let found = self.paths.get_mut(path).ok_or(PathError::Unknown)?;

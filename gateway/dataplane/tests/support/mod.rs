@@ -98,15 +98,18 @@ pub fn datagram(kind: u8, key: u32, payload: &[u8]) -> Vec<u8> {
 
 pub struct ToyCodec {
     key: u32,
+    /// It takes packets from no other.
+    peer: PeerAddr,
     held: Option<(BytesMut, Instant)>,
     release_all: bool,
     pub sequencing: bool,
 }
 
 impl ToyCodec {
-    pub fn boxed(key: u32) -> Box<dyn PathCodec> {
+    pub fn boxed(key: u32, peer: PeerAddr) -> Box<dyn PathCodec> {
         Box::new(ToyCodec {
             key,
+            peer,
             held: None,
             release_all: false,
             sequencing: false,
@@ -115,7 +118,8 @@ impl ToyCodec {
 }
 
 impl PathCodec for ToyCodec {
-    fn open(&mut self, packet: &mut [u8], _: &PeerAddr, now: Instant) -> Opened {
+    fn open(&mut self, packet: &mut [u8], from: &PeerAddr, now: Instant) -> Opened {
+        assert_eq!(self.peer.remote, from.remote);
         let range = HEADER..packet.len();
         match packet[1] {
             KIND_IP => {
@@ -155,6 +159,10 @@ impl PathCodec for ToyCodec {
 
     fn set_sequencing(&mut self, on: bool) {
         self.sequencing = on;
+    }
+
+    fn set_peer(&mut self, peer: PeerAddr) {
+        self.peer = peer;
     }
 
     fn overhead(&self) -> usize {
@@ -279,7 +287,7 @@ pub fn install(path: &mut UserPath, key: u32, peer: PeerAddr, filter: AddressFil
     let spec = PathSpec {
         key: PathKey(key),
         peer,
-        codec: ToyCodec::boxed(key),
+        codec: ToyCodec::boxed(key, peer),
         filter,
         mtu,
     };
