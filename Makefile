@@ -2,7 +2,7 @@
 CARGO ?= cargo
 export SLUICE_BIN ?= $(CURDIR)/target/release/sluice
 
-.PHONY: all build test test-deps test-unit test-interop lint drill bench fuzz clean
+.PHONY: all build test test-deps test-unit test-interop lint fuzz clean
 
 all: build
 
@@ -24,13 +24,6 @@ test-interop: build
 	$(CARGO) test -p sluice-tests -- --test-threads=1 --nocapture
 
 test: test-deps lint test-unit test-interop
-
-# Fault drills and storms at full count; the results are committed.
-drill: build
-	tests/bench/drill.sh
-
-bench: build
-	tests/bench/run.sh
 
 # A minute of every fuzz target; needs `cargo install cargo-fuzz`. A short seeded run of each is part of `make test`.
 FUZZ_TIME ?= 60
