@@ -184,13 +184,19 @@ impl From<&Session> for SessionView {
     }
 }
 
+/// What a machine knows now stands over what was known when it was last told.
+fn add_live(known: &mut BTreeMap<String, String>, facts: &[Fact]) {
+    known.extend(
+        facts
+            .iter()
+            .map(|fact| (fact.name.to_owned(), fact.value.clone())),
+    );
+}
+
 impl SessionView {
     /// Adds what only the session's machine knows.
     pub(crate) fn with_live(mut self, facts: &[Fact]) -> Self {
-        let pairs = facts
-            .iter()
-            .map(|fact| (fact.name.to_owned(), fact.value.clone()));
-        self.facts.extend(pairs);
+        add_live(&mut self.facts, facts);
         self
     }
 }
@@ -244,10 +250,7 @@ impl From<&Tunnel> for TunnelView {
 impl TunnelView {
     /// Adds what only the tunnel's machine knows.
     pub(crate) fn with_live(mut self, facts: &[Fact]) -> Self {
-        let pairs = facts
-            .iter()
-            .map(|fact| (fact.name.to_owned(), fact.value.clone()));
-        self.facts.extend(pairs);
+        add_live(&mut self.facts, facts);
         self
     }
 }

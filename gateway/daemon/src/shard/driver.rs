@@ -10,7 +10,7 @@ use sluice_spi::{
     Accepted, Entropy, Event, Fact, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
     OpenError, Originate, PathStats, PeerAddr, Route, ShardId, TerminateCause, Via,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -194,7 +194,8 @@ impl<P: Plane> Driver<P> {
             .machine(open, self.shard, self.entropy.fork(), now.instant)
         {
             Ok(machine) => {
-                let slot = self.insert(listener, key, machine);
+                let origin = entry.origin.clone();
+                let slot = self.insert(listener, origin, key, machine);
                 self.input(slot, Input::Originate { call }, now);
                 Ok(())
             }
@@ -236,7 +237,8 @@ impl<P: Plane> Driver<P> {
         };
         match made {
             Ok(machine) => {
-                let slot = self.insert(listener, restored.key, machine);
+                let origin = entry.origin.clone();
+                let slot = self.insert(listener, origin, restored.key, machine);
                 if let Some(tunnel) = self.slots.get_mut(slot) {
                     tunnel.id = Some(restored.tunnel);
                 }
@@ -260,8 +262,9 @@ impl<P: Plane> Driver<P> {
         let Some(entry) = self.listeners.get(listener) else {
             return;
         };
-        let refused = self.engine.tunnel_opening(&entry.origin, from, now).is_err();
-        let slot = self.insert(listener, key, machine);
+        let origin = entry.origin.clone();
+        let refused = self.engine.tunnel_opening(&origin, from, now).is_err();
+        let slot = self.insert(listener, origin, key, machine);
         if refused && let Some(tunnel) = self.slots.get_mut(slot) {
             tunnel
                 .machine
@@ -270,23 +273,14 @@ impl<P: Plane> Driver<P> {
         self.drain(slot, now);
     }
 
-    fn insert(&mut self, listener: usize, key: MachineKey, machine: Box<dyn Machine>) -> u32 {
-        let origin = self
-            .listeners
-            .get(listener)
-            .map(|listener| listener.origin.clone());
-        let origin = origin.unwrap_or_else(|| Origin {
-            protocol: "",
-            listener: String::new(),
-            shard: self.shard,
-        });
+    fn insert(&mut self, listener: usize, origin: Origin, key: MachineKey, machine: Box<dyn Machine>) -> u32 {
         let slot = self.slots.insert(Tunnel {
             listener,
             key,
             machine,
             id: None,
             origin,
-            sessions: std::collections::BTreeMap::new(),
+            sessions: BTreeMap::new(),
             dirty: false,
             broken: None,
         });

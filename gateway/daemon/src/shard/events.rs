@@ -4,7 +4,7 @@ use super::Plane;
 use super::driver::Driver;
 use super::slots::{Session, Ticket};
 use sluice_auth::{AuthRequest, RejectReason};
-use sluice_core::{Now, RestoredTunnel};
+use sluice_core::{Now, RestoredTunnel, SessionId};
 use sluice_spi::{
     CallInfo, Ended, Event, Input, LocalRef, MachineKey, PathSpec, PathStats, PathUpdate, Severity,
     TerminateCause, TunnelInfo,
@@ -26,9 +26,7 @@ impl<P: Plane> Driver<P> {
             Event::SessionDown { session, ended } => self.session_down(slot, session, &ended, now),
             Event::InstallPath { session, path } => self.install_path(slot, session, *path, now),
             Event::UpdatePath { session, update } => self.update_path(slot, session, update),
-            Event::RemovePath { session } => {
-                self.remove_path(slot, session, now);
-            }
+            Event::RemovePath { session } => self.remove_path(slot, session, now),
             Event::CheckpointDue => self.mark_dirty(slot),
             Event::Recovered { tunnel, sessions } => self.recovered(slot, &tunnel, &sessions, now),
             Event::Dropped(reason) => self.counters.dropped(self.protocol(slot), reason.0),
@@ -141,7 +139,10 @@ impl<P: Plane> Driver<P> {
     }
 
     fn session_down(&mut self, slot: u32, local: LocalRef, ended: &Ended, now: Now) {
-        let stats = self.remove_path(slot, local, now);
+        let stats = self
+            .take_path(slot, local)
+            .map(|(_, stats)| stats)
+            .unwrap_or_default();
         let entry = self
             .slots
             .get_mut(slot)
@@ -201,22 +202,19 @@ impl<P: Plane> Driver<P> {
         }
     }
 
-    /// Removes a session's path and gives its last counters, which the engine gets too.
-    fn remove_path(&mut self, slot: u32, local: LocalRef, now: Now) -> PathStats {
-        let entry = self
-            .slots
-            .get_mut(slot)
-            .and_then(|tunnel| tunnel.sessions.get_mut(&local));
-        let Some((id, path)) = entry.and_then(|entry| Some((entry.id, entry.path.take()?))) else {
-            return PathStats::default();
-        };
-        let stats = self
-            .plane
-            .remove(path)
-            .map(|(stats, _)| stats)
-            .unwrap_or_default();
-        self.engine.update_counters(id, stats, now);
-        stats
+    /// Removes the path of a session that goes on, and tells the engine what it has carried.
+    fn remove_path(&mut self, slot: u32, local: LocalRef, now: Now) {
+        if let Some((id, stats)) = self.take_path(slot, local) {
+            self.engine.update_counters(id, stats, now);
+        }
+    }
+
+    /// Takes a session's path out of the data plane and gives its last counters.
+    fn take_path(&mut self, slot: u32, local: LocalRef) -> Option<(SessionId, PathStats)> {
+        let tunnel = self.slots.get_mut(slot)?;
+        let entry = tunnel.sessions.get_mut(&local)?;
+        let (stats, _) = self.plane.remove(entry.path.take()?)?;
+        Some((entry.id, stats))
     }
 
     /// Takes over the engine's names of a restored tunnel's sessions.
