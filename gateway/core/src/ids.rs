@@ -171,13 +171,13 @@ impl TunnelId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::SeededEntropy;
     use proptest::prelude::*;
+    use sluice_testkit::Seeded;
     use std::time::Duration;
 
     #[test]
     fn identifiers_grow_within_a_millisecond_and_when_the_clock_is_set_back() {
-        let mut mint = Mint::new(Box::new(SeededEntropy::new(1)));
+        let mut mint = Mint::new(Box::new(Seeded::new(1)));
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let mut last = mint.session(start);
         assert_eq!(last.milliseconds(), 1_700_000_000_000);
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn identifiers_stay_above_restored_ones() {
-        let mut mint = Mint::new(Box::new(SeededEntropy::new(1)));
+        let mut mint = Mint::new(Box::new(Seeded::new(1)));
         mint.seen(SessionId::from_value(u128::MAX >> 2).value());
         assert!(mint.session(SystemTime::UNIX_EPOCH) > SessionId::from_value(u128::MAX >> 2));
     }

@@ -21,8 +21,6 @@ mod query;
 mod record;
 mod saver;
 mod table;
-#[cfg(test)]
-mod testing;
 mod time;
 
 pub use admission::Refused;

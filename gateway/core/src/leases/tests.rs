@@ -1,7 +1,7 @@
 use super::*;
 use crate::pools::Allocation;
-use crate::testing::SeededEntropy;
 use proptest::prelude::*;
+use sluice_testkit::Seeded;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Run {
     fn new(leases: Leases) -> Self {
         Self {
             leases,
-            random: crate::ids::Mint::new(Box::new(SeededEntropy::new(3))),
+            random: crate::ids::Mint::new(Box::new(Seeded::new(3))),
             now: 1_000_000 * HOUR,
         }
     }

@@ -6,33 +6,15 @@ use sluice_auth::{AuthRequest, Credentials, Identity, Profile, Secret};
 use sluice_auth_backends::{CacheConfig, CredentialCache, HashPool, HashPoolConfig, UsersFile};
 use sluice_core::{MemoryJournal, Now, Origin, SessionId, TunnelId};
 use sluice_spi::{
-    CallInfo, Direction, Entropy, Fact, LocalRef, MachineKey, PeerAddr, SessionKind, ShardId, TunnelInfo,
+    CallInfo, Direction, Fact, LocalRef, MachineKey, PeerAddr, SessionKind, ShardId, TunnelInfo,
 };
+use sluice_testkit::Seeded;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
-
-/// Randomness that repeats itself.
-struct Seeded(u64);
-
-impl Entropy for Seeded {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        for byte in bytes {
-            self.0 = self
-                .0
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
-            *byte = (self.0 >> 56) as u8;
-        }
-    }
-
-    fn fork(&mut self) -> Box<dyn Entropy> {
-        Box::new(Seeded(self.0 ^ 0x5555))
-    }
-}
 
 /// What the gateway behind the plane was asked to do, in words.
 #[derive(Default)]
@@ -254,7 +236,7 @@ impl Harness {
             config.engine.clone(),
             Arc::new(MemoryJournal::new()),
             events.clone(),
-            Box::new(Seeded(1)),
+            Box::new(Seeded::new(1)),
         ));
         let (asked, traces) = (Arc::new(Asked::default()), Arc::new(Traces::default()));
         let not_ready = Arc::new(Mutex::new(Vec::new()));

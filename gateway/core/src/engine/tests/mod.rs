@@ -7,7 +7,6 @@ mod paging;
 mod random;
 mod restore;
 
-use crate::testing::SeededEntropy;
 use crate::{
     Engine, EngineConfig, EngineEvent, Ipv4Block, MemoryJournal, Now, Observer, Origin, PoolConfig, Session,
     SessionId, TunnelId,
@@ -17,6 +16,7 @@ use sluice_spi::{
     CallInfo, Ended, Fact, LocalRef, MachineKey, PathStats, PeerAddr, SessionKind, ShardId, Shards,
     TerminateCause, TunnelInfo,
 };
+use sluice_testkit::Seeded;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -148,7 +148,7 @@ impl Small {
 
     pub(super) fn on(journal: Arc<MemoryJournal>, config: EngineConfig, now: Now, seed: u64) -> Self {
         let heard = Arc::new(Heard::default());
-        let entropy = Box::new(SeededEntropy::new(seed));
+        let entropy = Box::new(Seeded::new(seed));
         Self {
             engine: Engine::new(config, journal.clone(), heard.clone(), entropy),
             journal,
