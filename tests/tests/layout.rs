@@ -343,7 +343,7 @@ fn no_file_names_a_place_of_one_machine() {
         }
         for word in &forbidden {
             let places = text.match_indices(word.as_str());
-            // Part of a longer path such as gateway/work/x is no absolute path.
+            // Inside a longer, relative path the same word is no absolute path.
             let mut absolute = places.filter(|(at, _)| {
                 let before = text[..*at].chars().next_back();
                 before.is_none_or(|before| !before.is_alphanumeric() && !"._-*}~".contains(before))
