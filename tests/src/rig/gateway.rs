@@ -2,6 +2,7 @@
 
 use super::net::Namespace;
 use super::{run, wait_for};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,16 +18,19 @@ pub struct Gateway {
 impl Gateway {
     /// The binary under test: `SLUICE_BIN`, or `sluice` beside the test's own build.
     pub fn binary() -> PathBuf {
-        if let Some(path) = std::env::var_os("SLUICE_BIN") {
-            return path.into();
-        }
-        let test = std::env::current_exe().unwrap();
-        let beside = test.parent().and_then(Path::parent).unwrap().join("sluice");
-        assert!(
-            beside.exists(),
-            "build the gateway first (cargo build), or set SLUICE_BIN"
+        let path = std::env::var_os("SLUICE_BIN").map_or_else(
+            || {
+                let test = std::env::current_exe().unwrap();
+                test.parent().and_then(Path::parent).unwrap().join("sluice")
+            },
+            PathBuf::from,
         );
-        beside
+        assert!(
+            path.exists(),
+            "{} is not there: build the gateway first (make build), or set SLUICE_BIN",
+            path.display()
+        );
+        path
     }
 
     /// Starts a gateway with a configuration and a users file in which `{dir}` stands for its directory, and
@@ -34,11 +38,7 @@ impl Gateway {
     pub fn start(namespace: &Namespace, config: &str, users: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let dir = directory.path();
-        std::fs::write(
-            dir.join("sluice.toml"),
-            config.replace("{dir}", &dir.display().to_string()),
-        )
-        .unwrap();
+        write_configuration(dir, config);
         let log = std::fs::File::create(dir.join("gateway.log")).unwrap();
         let child = namespace
             .command(Self::binary())
@@ -82,8 +82,31 @@ impl Gateway {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("the gateway ended with {status}:\n{}", self.log());
             }
-            self.cli(&["status", "--json"]).is_ok().then_some(())
+            let status = self.status()?;
+            (status["ready"] == true).then_some(())
         });
+    }
+
+    /// What `sluice status` says; `None` where no worker answers.
+    pub fn status(&self) -> Option<Value> {
+        let text = self.cli(&["status", "--json"]).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Restarts the worker by `sluice restart` and waits until the next one is ready.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        let before = self.status().unwrap();
+        self.must(&["restart"]);
+        wait_for("the next worker", Duration::from_secs(20), || {
+            let status = self.status()?;
+            (status["worker_started"] != before["worker_started"] && status["ready"] == true).then_some(())
+        });
+    }
+
+    /// Puts another configuration in place of the file; the gateway does not read it yet.
+    pub fn configure(&self, config: &str) {
+        write_configuration(self.directory(), config);
     }
 
     /// Runs the command line against this gateway; its standard output.
@@ -91,8 +114,23 @@ impl Gateway {
         run(self.cli_command(words).stdin(Stdio::null()))
     }
 
-    /// The command line against this gateway.
-    pub fn cli_command(&self, words: &[&str]) -> Command {
+    /// Runs the command line, which must succeed; its standard output.
+    #[track_caller]
+    pub fn must(&self, words: &[&str]) -> String {
+        self.cli(words)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    /// Runs the command line, which must succeed and print JSON.
+    #[track_caller]
+    pub fn json(&self, words: &[&str]) -> Value {
+        let mut words = words.to_vec();
+        words.push("--json");
+        let text = self.must(&words);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
+    }
+
+    fn cli_command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.namespace])
@@ -105,48 +143,107 @@ impl Gateway {
     }
 
     /// Adds a user through the command line.
+    #[track_caller]
     pub fn add_user(&self, user: &str, password: &str) {
+        self.with_password(&["users", "add", user], password);
+    }
+
+    /// Runs a command that reads a password from its standard input.
+    #[track_caller]
+    pub fn with_password(&self, words: &[&str], password: &str) {
         use std::io::Write;
         let mut child = self
-            .cli_command(&["users", "add", user, "--password-stdin"])
+            .cli_command(words)
+            .arg("--password-stdin")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(format!("{password}\n").as_bytes())
-            .unwrap();
-        assert!(
-            child.wait().unwrap().success(),
-            "the user could not be added:\n{}",
-            self.log()
-        );
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(format!("{password}\n").as_bytes()).unwrap();
+        drop(input);
+        let status = child.wait().unwrap();
+        assert!(status.success(), "{words:?}: {status}\n{}", self.log());
     }
 
     /// The sessions as the command line gives them to programs.
-    pub fn sessions(&self) -> Vec<serde_json::Value> {
-        let text = self
-            .cli(&["sessions", "list", "--json"])
-            .unwrap_or_else(|error| panic!("{error}"));
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        value.get("items").unwrap_or(&value).as_array().cloned().unwrap()
+    #[track_caller]
+    pub fn sessions(&self) -> Vec<Value> {
+        items(&self.json(&["sessions", "list"]))
     }
 
-    /// A request to the REST API over the local socket; status and body.
-    pub fn rest(&self, method: &str, path: &str, body: Option<&str>) -> (u16, String) {
-        let mut curl = Command::new("curl");
-        curl.args(["-s", "-X", method, "-w", "\n%{http_code}", "--unix-socket"])
-            .arg(self.directory().join("state/admin.sock"))
-            .arg(format!("http://localhost{path}"));
+    /// Waits until there is one session, and that established.
+    #[track_caller]
+    pub fn wait_session(&self) -> Value {
+        wait_for(
+            "one established session",
+            Duration::from_secs(10),
+            || match &self.sessions()[..] {
+                [session] if session["state"] == "established" => Some(session.clone()),
+                _ => None,
+            },
+        )
+    }
+
+    /// Waits until a session is in the history, as it is there.
+    #[track_caller]
+    pub fn wait_ended(&self, session: &Value) -> Value {
+        wait_for("a session to end", Duration::from_secs(20), || {
+            items(&self.json(&["sessions", "list", "--history"]))
+                .into_iter()
+                .find(|ended| ended["id"] == session["id"])
+        })
+    }
+
+    /// A token of the API with these scopes.
+    #[track_caller]
+    pub fn token(&self, scopes: &[&str]) -> String {
+        let mut words = vec!["tokens", "add"];
+        words.extend(scopes);
+        self.must(&words).trim().to_owned()
+    }
+
+    /// A request to the REST API over TCP; status and body.
+    #[track_caller]
+    pub fn rest(&self, token: Option<&str>, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+        let mut curl = Command::new("ip");
+        curl.args(["netns", "exec", &self.namespace, "curl"])
+            .args(["-s", "--max-time", "20", "-X", method, "-w", "\n%{http_code}"])
+            .arg(format!("http://127.0.0.1:8701{path}"));
+        if let Some(token) = token {
+            curl.args(["-H", &format!("authorization: Bearer {token}")]);
+        }
         if let Some(body) = body {
-            curl.args(["-H", "content-type: application/json", "-d", body]);
+            curl.args(["-H", "content-type: application/json", "-d", &body.to_string()]);
         }
         let text = run(&mut curl).unwrap_or_else(|error| panic!("{error}"));
         let (body, status) = text.rsplit_once('\n').unwrap();
         (status.parse().unwrap(), body.to_owned())
+    }
+
+    /// A request that must be answered with this status and JSON.
+    #[track_caller]
+    pub fn rest_json(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        expected: u16,
+    ) -> Value {
+        let (status, text) = self.rest(Some(token), method, path, body);
+        assert_eq!(status, expected, "{method} {path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The value of a series of `/metrics` over TCP, such as `sluice_sessions{protocol="l2tp",state="established"}`.
+    #[track_caller]
+    pub fn metric(&self, token: &str, series: &str) -> f64 {
+        let (status, text) = self.rest(Some(token), "GET", "/metrics", None);
+        assert_eq!(status, 200, "{text}");
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.and_then(|value| value.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no series {series} in\n{text}"))
     }
 
     /// Sends a signal to the keeper.
@@ -180,4 +277,18 @@ impl Drop for Gateway {
             eprintln!("--- gateway.log\n{}", self.log());
         }
     }
+}
+
+fn write_configuration(directory: &Path, config: &str) {
+    let text = config.replace("{dir}", &directory.display().to_string());
+    std::fs::write(directory.join("sluice.toml"), text).unwrap();
+}
+
+/// The items of a list.
+#[track_caller]
+fn items(list: &Value) -> Vec<Value> {
+    list["items"]
+        .as_array()
+        .cloned()
+        .unwrap_or_else(|| panic!("no list: {list}"))
 }

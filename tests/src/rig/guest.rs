@@ -77,7 +77,12 @@ impl Guest {
             namespace: namespace.name().to_owned(),
         };
         let ready = guest.path("ready");
-        wait_for("a guest to boot", BOOT, || ready.exists().then_some(()));
+        let boot = |guest: &mut Self| {
+            guest.check_alive();
+            ready.exists().then_some(())
+        };
+        let mut guest = guest;
+        wait_for("a guest to boot", BOOT, || boot(&mut guest));
         guest
     }
 
@@ -86,11 +91,22 @@ impl Guest {
         self.job.path().join(name)
     }
 
+    /// Its network interface, as the namespace sees it.
+    pub fn tap(&self) -> &str {
+        &self.tap
+    }
+
     /// The text of a file in the guest's `/mnt`, empty where there is none.
     pub fn read(&self, name: &str) -> String {
         std::fs::read(self.path(name))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
+    }
+
+    fn check_alive(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            panic!("the guest ended with {status}: {}", self.read("console.log"));
+        }
     }
 
     /// Starts a shell script in the guest; [`Guest::answer`] waits for its end. One at a time.
@@ -107,9 +123,7 @@ impl Guest {
     pub fn answer(&mut self, number: u32) -> Answer {
         let file = self.path(&format!("rc.{number}"));
         let code = wait_for("a command in a guest", COMMAND, || {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("the guest ended with {status}: {}", self.read("console.log"));
-            }
+            self.check_alive();
             std::fs::read_to_string(&file).ok()
         });
         Answer {
@@ -166,109 +180,5 @@ impl Drop for Guest {
         let _ = Command::new("ip")
             .args(["-n", &self.namespace, "link", "del", &self.tap])
             .status();
-    }
-}
-
-/// How `xl2tpd` and `pppd` in a guest dial the gateway.
-#[derive(Clone, Debug)]
-pub struct Xl2tpd {
-    /// Address of the gateway.
-    pub server: String,
-    /// PPP user name.
-    pub user: String,
-    /// PPP password.
-    pub password: String,
-    /// Tunnel secret; `None`: no challenge.
-    pub secret: Option<String>,
-    /// More lines for the `[lac]` section of xl2tpd.conf.
-    pub lac: Vec<String>,
-    /// More lines for pppd's options.
-    pub ppp: Vec<String>,
-}
-
-impl Xl2tpd {
-    /// Dials with PAP and IPv6.
-    pub fn new(server: &str, user: &str, password: &str) -> Self {
-        Self {
-            server: server.to_owned(),
-            user: user.to_owned(),
-            password: password.to_owned(),
-            secret: None,
-            lac: Vec::new(),
-            ppp: Vec::new(),
-        }
-    }
-
-    /// Starts xl2tpd in the guest; it dials at once.
-    pub fn start(&self, guest: &mut Guest) {
-        let options = [
-            "noauth",
-            "debug",
-            "logfile /mnt/pppd.log",
-            "noipdefault",
-            "nodefaultroute",
-            "noproxyarp",
-            "usepeerdns",
-            "maxfail 1",
-            "refuse-chap",
-            "refuse-mschap",
-            "refuse-mschap-v2",
-            "refuse-eap",
-            "+ipv6",
-        ];
-        let mut ppp = options.join("\n");
-        ppp.push_str(&format!(
-            "\nuser \"{}\"\npassword \"{}\"\n",
-            self.user, self.password
-        ));
-        for line in &self.ppp {
-            ppp.push_str(&format!("{line}\n"));
-        }
-        let mut conf = format!(
-            "[global]\nport = 1701\nauth file = /run/l2tp-secrets\n[lac gateway]\nlns = {}\n\
-             pppoptfile = /mnt/ppp.opts\nlength bit = yes\nautodial = yes\nredial = no\nname = rigclient\n",
-            self.server
-        );
-        if self.secret.is_some() {
-            conf.push_str("challenge = yes\n");
-        }
-        for line in &self.lac {
-            conf.push_str(&format!("{line}\n"));
-        }
-        let secrets = self
-            .secret
-            .as_ref()
-            .map(|secret| format!("* * {secret}\n"))
-            .unwrap_or_default();
-        std::fs::write(guest.path("ppp.opts"), ppp).unwrap();
-        std::fs::write(guest.path("xl2tpd.conf"), conf).unwrap();
-        std::fs::write(guest.path("secrets"), secrets).unwrap();
-        for log in ["pppd.log", "xl2tpd.log"] {
-            let _ = std::fs::remove_file(guest.path(log));
-        }
-        guest.must(
-            "umask 077; cp /mnt/secrets /run/l2tp-secrets; : >/run/ip-up; : >/run/ipv6-up\n\
-             busybox setsid xl2tpd -D -c /mnt/xl2tpd.conf -C /run/l2tp-control -p /run/xl2tpd.pid >/mnt/xl2tpd.log 2>&1 &",
-        );
-    }
-
-    /// Ends xl2tpd in the guest as a user would: it closes its call and tunnel.
-    pub fn stop(guest: &mut Guest) -> bool {
-        guest.run("kill -TERM $(pidof xl2tpd)");
-        guest.until(10, "! pidof xl2tpd pppd >/dev/null")
-    }
-
-    /// Waits until IPCP is up; interface, our address, the gateway's address, name servers.
-    #[track_caller]
-    pub fn wait_up(guest: &mut Guest, seconds: u32) -> Vec<String> {
-        assert!(
-            guest.until(seconds, "[ -s /run/ip-up ]"),
-            "the link did not come up"
-        );
-        guest
-            .must("tail -n 1 /run/ip-up")
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect()
     }
 }

@@ -4,17 +4,22 @@
 //! It needs root and the packages that `make test` installs. All traffic stays in the namespaces.
 
 mod capture;
+mod dial;
 mod gateway;
 mod guest;
 mod net;
 
 pub use capture::Capture;
+pub use dial::{Link, Xl2tpd};
 pub use gateway::Gateway;
-pub use guest::{Guest, Xl2tpd};
-pub use net::{Lab, Namespace};
+pub use guest::{Answer, Guest};
+pub use net::{Lab, Namespace, Running};
 
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
+
+/// Leaves the rig's tests out where it is set, for machines without root or without the packages.
+pub const SKIP: &str = "SLUICE_SKIP_INTEROP";
 
 /// Runs a command to its end; its standard output, or what it said when it failed.
 pub fn run(command: &mut Command) -> Result<String, String> {
@@ -42,6 +47,7 @@ pub fn sh(line: &str) -> Result<String, String> {
 }
 
 /// Waits until `done` gives something, looking every few milliseconds; panics with `what` after `limit`.
+#[track_caller]
 pub fn wait_for<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -53,30 +59,45 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option
     }
 }
 
-/// Why the rig cannot run here, if it cannot: it needs root and the packages of `make test`.
-pub fn missing() -> Option<String> {
-    if run(Command::new("id").arg("-u")).ok()?.trim() != "0" {
-        return Some("the interop rig needs root".to_owned());
+/// Whether to run the rig's tests: false where [`SKIP`] is set. Panics where something is missing, so that tests
+/// which cannot run are never taken for tests that pass.
+#[track_caller]
+pub fn ready() -> bool {
+    if std::env::var_os(SKIP).is_some_and(|value| !value.is_empty()) {
+        eprintln!("left out, because {SKIP} is set");
+        return false;
     }
-    for tool in [
+    if let Some(why) = missing() {
+        panic!("{why}; or set {SKIP}=1 to leave the tests with real clients out");
+    }
+    true
+}
+
+/// Why the rig cannot run here, if it cannot.
+fn missing() -> Option<String> {
+    if run(Command::new("id").arg("-u")).ok()?.trim() != "0" {
+        return Some("tests with real clients need root".to_owned());
+    }
+    let tools = [
         "linux.uml",
         "pppd",
         "xl2tpd",
         "ip",
+        "ss",
         "nft",
         "tshark",
         "tcpdump",
         "busybox",
         "ping",
-    ] {
-        let found = std::env::var_os("PATH").is_some_and(|path| {
-            std::env::split_paths(&path)
-                .chain(["/usr/sbin".into(), "/sbin".into()])
-                .any(|dir| dir.join(tool).exists())
-        });
-        if !found {
-            return Some(format!("{tool} is not installed: run make test-deps"));
-        }
-    }
-    None
+        "curl",
+    ];
+    let mut places: Vec<_> = std::env::var_os("PATH")
+        .map(|path| std::env::split_paths(&path).collect())
+        .unwrap_or_default();
+    places.extend(["/usr/sbin".into(), "/sbin".into()]);
+    let absent: Vec<&str> = tools
+        .into_iter()
+        .filter(|tool| !places.iter().any(|place| place.join(tool).exists()))
+        .collect();
+    (!absent.is_empty()).then(|| format!("not installed: {}: run make test-deps", absent.join(", ")))
 }

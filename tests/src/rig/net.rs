@@ -1,9 +1,10 @@
 //! Namespaces and the links between them.
 
-use super::{run, sh};
+use super::{run, sh, wait_for};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -50,6 +51,21 @@ impl Namespace {
         run(self.command("nft").arg(rules)).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Lets the namespace forward IPv4, as a router does.
+    pub fn forward(&self) {
+        self.sh("sysctl -qw net.ipv4.ip_forward=1")
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Waits until something inside listens on a TCP port.
+    #[track_caller]
+    pub fn wait_listening(&self, port: u16) {
+        wait_for("a TCP listener", Duration::from_secs(10), || {
+            let lines = self.sh(&format!("ss -Hltn sport = :{port}")).ok()?;
+            (!lines.trim().is_empty()).then_some(())
+        });
+    }
+
     /// Joins two namespaces by a pair of interfaces.
     pub fn join(&self, interface: &str, other: &Namespace, other_interface: &str) {
         self.ip(&format!(
@@ -58,6 +74,45 @@ impl Namespace {
         ));
         self.ip(&format!("link set {interface} up"));
         other.ip(&format!("link set {other_interface} up"));
+    }
+}
+
+/// A program in a namespace; killed when dropped. Its standard input is open, and silent, until then.
+pub struct Running {
+    child: Child,
+    _input: Option<ChildStdin>,
+}
+
+impl Running {
+    /// Starts a command. Its input is a pipe that nothing is written to, unless `input` says otherwise.
+    #[track_caller]
+    pub fn start(command: &mut Command, input: Option<Stdio>) -> Self {
+        let mut child = command
+            .stdin(input.unwrap_or_else(Stdio::piped))
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self {
+            _input: child.stdin.take(),
+            child,
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        wait_for("a program to end", limit, || self.child.try_wait().ok().flatten())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
