@@ -139,8 +139,10 @@ impl UserPath {
         path.stats.tx_packets += outcome.packets;
         path.stats.tx_bytes += outcome.bytes;
         path.stats.dropped += outcome.dropped();
-        self.totals.tx_packets += outcome.packets;
-        self.totals.tx_bytes += outcome.bytes;
+        if let Some((_, carried)) = self.carried.get_mut(path.module.0) {
+            carried.tx_packets += outcome.packets;
+            carried.tx_bytes += outcome.bytes;
+        }
         self.drops.add(Dropped::TooBig, outcome.too_big);
         self.drops.add(Dropped::NotReady, outcome.not_ready);
         self.drops.add(Dropped::SendQueueFull, outcome.no_room);

@@ -23,6 +23,8 @@ macro_rules! reasons {
 reasons! {
     /// A datagram did not fit into its buffer, or came without a usable sender.
     Truncated = "truncated";
+    /// A socket could not be read.
+    ReceiveFailed = "receive_failed";
     /// A datagram without any byte.
     Empty = "empty";
     /// A data packet did not come from the address and port that its session is bound to.
@@ -70,7 +72,7 @@ struct ModuleDrops {
 
 /// The index of a module's counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ModuleIndex(usize);
+pub(crate) struct ModuleIndex(pub(crate) usize);
 
 /// All counters of one shard.
 #[derive(Debug, Default)]

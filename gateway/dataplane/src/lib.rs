@@ -41,7 +41,7 @@ pub use routes::{MAX_BLOCK_CELLS, MAX_BLOCKS, MAX_SLOTS, Routes, Target};
 pub use slow::{CONTROL_QUOTA, DATA_QUOTA, FRAME_QUOTA, REPORT_QUOTA, Slow};
 pub use tun::{MAX_QUEUES, Offloads, Tun, TunError, TunQueue};
 pub use udp::{SOCKET_BUFFER, UdpSocket};
-pub use user_path::{Progress, SocketId, Totals, UserPath};
+pub use user_path::{Carried, Progress, SocketId, Totals, UserPath};
 
 /// A listener as the driver numbers them, the same on all shards. Path keys are unique within one; it may have
 /// several sockets, such as one for IPv4 and one for IPv6.

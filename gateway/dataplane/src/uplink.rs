@@ -49,7 +49,10 @@ impl UserPath {
                         self.note_error(socket);
                         done += 1;
                     }
-                    _ => break Progress::Failed(error),
+                    _ => {
+                        self.drops.one(Dropped::ReceiveFailed);
+                        break Progress::Failed(error);
+                    }
                 },
             }
         };
@@ -299,8 +302,10 @@ impl UserPath {
         mss::clamp(packet, ip, path.mtu);
         path.stats.rx_packets += 1;
         path.stats.rx_bytes += ip.total as u64;
-        self.totals.rx_packets += 1;
-        self.totals.rx_bytes += ip.total as u64;
+        if let Some((_, carried)) = self.carried.get_mut(path.module.0) {
+            carried.rx_packets += 1;
+            carried.rx_bytes += ip.total as u64;
+        }
         let owner = (path.listener, path.key);
         self.coalescer
             .push(bytes, owner, ip, range.start..range.start + ip.total);

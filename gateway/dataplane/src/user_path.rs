@@ -69,10 +69,23 @@ pub struct Totals {
     pub crossed: u64,
 }
 
+/// What a shard has carried of one protocol since its start. Bytes are those of the IP packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// IP packets from peers that were let through.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// IP packets sealed towards peers.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+}
+
 /// A registered socket with what waits to leave by it.
 pub(crate) struct Listening {
     pub listener: ListenerId,
-    pub module: Arc<dyn Module>,
+    pub module: &'static dyn Module,
     pub module_index: ModuleIndex,
     pub socket: UdpSocket,
     /// Control messages: they leave before data.
@@ -106,6 +119,8 @@ pub struct UserPath {
     pub(crate) held: Held,
     pub(crate) drops: Drops,
     pub(crate) totals: Totals,
+    /// By module index.
+    pub(crate) carried: Vec<(&'static str, Carried)>,
     pub(crate) sends: SendStats,
     pub(crate) answers: RateLimit,
     /// A buffer to build single packets in.
@@ -138,6 +153,7 @@ impl UserPath {
             held: Held::default(),
             drops: Drops::default(),
             totals: Totals::default(),
+            carried: Vec::new(),
             sends: SendStats::default(),
             answers: RateLimit::new(),
             scratch: Vec::new(),
@@ -148,12 +164,16 @@ impl UserPath {
     pub fn add_socket(
         &mut self,
         listener: ListenerId,
-        module: Arc<dyn Module>,
+        module: &'static dyn Module,
         socket: UdpSocket,
     ) -> SocketId {
+        let module_index = self.drops.register(module.descriptor());
+        if module_index.0 == self.carried.len() {
+            self.carried.push((module.descriptor().name, Carried::default()));
+        }
         let listening = Listening {
             listener,
-            module_index: self.drops.register(module.descriptor()),
+            module_index,
             module,
             socket,
             control: SendQueue::default(),
@@ -263,11 +283,21 @@ impl UserPath {
 
     /// What was carried, since the start.
     pub fn totals(&self) -> Totals {
+        let sum = |part: fn(&Carried) -> u64| self.carried.iter().map(|(_, carried)| part(carried)).sum();
         Totals {
+            rx_packets: sum(|carried| carried.rx_packets),
+            rx_bytes: sum(|carried| carried.rx_bytes),
+            tx_packets: sum(|carried| carried.tx_packets),
+            tx_bytes: sum(|carried| carried.tx_bytes),
             datagrams_out: self.sends.datagrams,
             send_calls: self.sends.calls,
             ..self.totals
         }
+    }
+
+    /// What was carried of each protocol, by the name in its module's descriptor.
+    pub fn carried(&self) -> impl Iterator<Item = (&'static str, Carried)> {
+        self.carried.iter().copied()
     }
 
     /// When [`UserPath::handle_timeout`] wants to be called: the end of the first wait for a packet that is missing in

@@ -30,7 +30,7 @@ fn two_shards(outside: &Netns, counter: &Arc<AtomicUsize>) -> (Vec<UserPath>, So
         outside.within(|| UdpSocket::bind_group("127.0.0.1:0".parse().unwrap(), shards, &ToyModule).unwrap());
     let address = sockets[0].local_addr();
     for (path, socket) in paths.iter_mut().zip(sockets) {
-        path.add_socket(LISTENER, Arc::new(ToyModule), socket);
+        path.add_socket(LISTENER, &ToyModule, socket);
     }
     (paths, address)
 }

@@ -264,7 +264,7 @@ pub fn bind(path: &mut UserPath, address: &str) -> (SocketId, SocketAddr) {
     let group = UdpSocket::bind_group(address.parse().unwrap(), Shards::new(1), &ToyModule).unwrap();
     let socket = group.into_iter().next().unwrap();
     let bound = socket.local_addr();
-    (path.add_socket(LISTENER, Arc::new(ToyModule), socket), bound)
+    (path.add_socket(LISTENER, &ToyModule, socket), bound)
 }
 
 /// Creates a TUN device with one queue for it; gives the device's name.
