@@ -61,6 +61,11 @@ pub enum Input<'a> {
         /// On or off.
         on: bool,
     },
+    /// User data came from the peer through an installed path, some time in the last seconds: a sign of life.
+    PathActive {
+        /// The session of the path.
+        session: LocalRef,
+    },
     /// The network said that the peer is unreachable (ICMP). Never proof: see the module's rules.
     PeerUnreachable,
 }

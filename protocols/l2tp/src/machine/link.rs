@@ -93,6 +93,15 @@ impl Tunnel {
         self.pump(sid, now);
     }
 
+    /// User data has come from the peer: neither it nor the client need be asked for a sign of life.
+    pub(super) fn path_active(&mut self, session: LocalRef, now: Instant) {
+        let Some(sid) = self.find(session) else { return };
+        self.last_heard = now;
+        if let Some(ppp) = self.calls.get_mut(&sid).and_then(|call| call.ppp.as_mut()) {
+            ppp.note_activity(now);
+        }
+    }
+
     /// The answer of authentication.
     pub(super) fn judged(&mut self, session: LocalRef, verdict: Verdict, now: Instant) {
         let Some(sid) = self.find(session) else { return };

@@ -368,6 +368,7 @@ impl Machine for Tunnel {
             Input::Terminate { session, cause } => self.terminate(session, cause, now),
             Input::PathState { session, state } => self.path_state(session, state),
             Input::Trace { session, on } => self.trace(session, on),
+            Input::PathActive { session } => self.path_active(session, now),
             Input::PeerUnreachable => self.unreachable(),
         }
         self.settle(now);
