@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 pub const MAX_OPEN: usize = 10_000;
 /// Longest wait for an answer. A PPP client repeats its request every 3 s and gives up after about 30 s
 /// (RFC 1334, 2.2.1 leaves the counts to the implementation; pppd sends ten).
-pub const ANSWER_TIME: Duration = Duration::from_secs(20);
+pub const VERDICT_TIME: Duration = Duration::from_secs(20);
 
 /// An answer for [`super::Driver::answer`].
 pub type Answered = (Ticket, Result<Profile, RejectReason>);
@@ -51,7 +51,7 @@ impl Authority for Desk {
         let (authenticator, answers) = (self.authenticator.clone(), self.answers.clone());
         tokio::spawn(async move {
             let answer = authenticator.authenticate(&request, Instant::now(), SystemTime::now());
-            let result = tokio::time::timeout(ANSWER_TIME, answer).await;
+            let result = tokio::time::timeout(VERDICT_TIME, answer).await;
             let result = result.unwrap_or(Err(RejectReason::Unavailable));
             // Where the shard is gone, nobody waits for the answer.
             let _ = answers.send((ticket, result)).await;

@@ -1,14 +1,18 @@
 //! Pumping fronts and machines.
 
+use super::peers::Peers;
 use super::slots::{Slots, Ticket, Tunnel};
+use super::sweep::Sweep;
+use super::tap::Traced;
 use super::wheel::Wheel;
 use super::{Authority, Counters, Plane};
+use crate::admin::Traces;
 use bytes::BytesMut;
 use sluice_auth::{Profile, RejectReason};
 use sluice_core::{Engine, Now, Origin, RestoredTunnel, SessionId, TunnelId};
 use sluice_spi::{
-    Accepted, Entropy, Event, Fact, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
-    OpenError, Originate, PathStats, PeerAddr, Route, ShardId, TerminateCause, Via,
+    Accepted, Direction, Entropy, Event, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
+    PeerAddr, Route, ShardId, TerminateCause, Via,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,6 +48,8 @@ pub struct Parts<P> {
     pub counters: Box<dyn Counters>,
     /// Randomness for machines.
     pub entropy: Box<dyn Entropy>,
+    /// Where what is seen of traced sessions goes.
+    pub traces: Arc<Traces>,
     /// The listeners.
     pub listeners: Vec<Listener>,
 }
@@ -55,11 +61,16 @@ pub struct Driver<P> {
     pub(super) plane: P,
     pub(super) authority: Box<dyn Authority>,
     pub(super) counters: Box<dyn Counters>,
-    entropy: Box<dyn Entropy>,
-    listeners: Vec<Listener>,
+    pub(super) entropy: Box<dyn Entropy>,
+    pub(super) traces: Arc<Traces>,
+    pub(super) listeners: Vec<Listener>,
     pub(super) slots: Slots,
     by_key: HashMap<(usize, MachineKey), u32>,
+    pub(super) by_tunnel: HashMap<TunnelId, u32>,
     pub(super) by_session: HashMap<SessionId, (u32, LocalRef)>,
+    pub(super) peers: Peers,
+    pub(super) traced: Vec<Traced>,
+    pub(super) sweep: Sweep,
     wheel: Wheel,
     dirty: Vec<u32>,
     buffer: BytesMut,
@@ -75,10 +86,15 @@ impl<P: Plane> Driver<P> {
             authority: parts.authority,
             counters: parts.counters,
             entropy: parts.entropy,
+            traces: parts.traces,
             listeners: parts.listeners,
             slots: Slots::default(),
             by_key: HashMap::new(),
+            by_tunnel: HashMap::new(),
             by_session: HashMap::new(),
+            peers: Peers::new(now.instant),
+            traced: Vec::new(),
+            sweep: Sweep::default(),
             wheel: Wheel::new(now.instant),
             dirty: Vec::new(),
             buffer: BytesMut::new(),
@@ -95,11 +111,10 @@ impl<P: Plane> Driver<P> {
         self.slots.len()
     }
 
-    /// Half-open peers of a listener.
-    pub fn half_open(&self, listener: usize) -> usize {
-        self.listeners
-            .get(listener)
-            .map_or(0, |listener| listener.front.half_open())
+    /// Half-open peers, by listener.
+    pub fn half_open(&self) -> Vec<usize> {
+        let fronts = self.listeners.iter().map(|listener| &listener.front);
+        fronts.map(|front| front.half_open()).collect()
     }
 
     /// A datagram of a listener that the data plane did not consume.
@@ -110,6 +125,7 @@ impl<P: Plane> Driver<P> {
         match entry.front.handle_datagram(from, packet, now.instant) {
             Route::Machine(key) => {
                 if let Some(&slot) = self.by_key.get(&(listener, key)) {
+                    self.tap_datagram(slot, Direction::In, from, packet, now);
                     self.input(slot, Input::Datagram { from, packet }, now);
                 }
             }
@@ -122,13 +138,6 @@ impl<P: Plane> Driver<P> {
     /// A frame of a path that is for its machine; `slot` is what the path was installed under.
     pub fn frame(&mut self, slot: MachineKey, session: LocalRef, frame: &[u8], now: Now) {
         self.input(slot.0, Input::PathFrame { session, frame }, now);
-    }
-
-    /// The network says that a peer of this machine cannot be reached.
-    pub fn unreachable(&mut self, listener: usize, key: MachineKey, now: Now) {
-        if let Some(&slot) = self.by_key.get(&(listener, key)) {
-            self.input(slot, Input::PeerUnreachable, now);
-        }
     }
 
     /// The answer to a question that [`Authority::ask`] took.
@@ -146,76 +155,6 @@ impl<P: Plane> Driver<P> {
                 now,
             );
         }
-    }
-
-    /// Ends a session; false: it is not (any more) one of this shard's.
-    pub fn terminate(&mut self, session: SessionId, cause: TerminateCause, now: Now) -> bool {
-        let Some(&(slot, session)) = self.by_session.get(&session) else {
-            return false;
-        };
-        self.input(slot, Input::Terminate { session, cause }, now);
-        true
-    }
-
-    /// Switches the decoded trace of a session; false: it is not one of this shard's.
-    pub fn trace(&mut self, session: SessionId, on: bool, now: Now) -> bool {
-        let Some(&(slot, session)) = self.by_session.get(&session) else {
-            return false;
-        };
-        self.input(slot, Input::Trace { session, on }, now);
-        true
-    }
-
-    /// Places a call in a tunnel; false: it is not one of this shard's.
-    pub fn call(&mut self, tunnel: TunnelId, call: &Originate, now: Now) -> bool {
-        let slots = self.slots.indexes();
-        let found = slots
-            .into_iter()
-            .find(|&slot| self.slots.get(slot).is_some_and(|t| t.id == Some(tunnel)));
-        if let Some(slot) = found {
-            self.input(slot, Input::Originate { call }, now);
-        }
-        found.is_some()
-    }
-
-    /// Opens a tunnel to a peer and places a call in it.
-    pub fn dial(
-        &mut self,
-        listener: usize,
-        peer: PeerAddr,
-        call: &Originate,
-        now: Now,
-    ) -> Result<(), OpenError> {
-        let entry = self.listeners.get_mut(listener).ok_or(OpenError::NotSupported)?;
-        let key = entry.front.mint(now.instant).ok_or(OpenError::NotSupported)?;
-        let open = Open::Initiated { key, peer };
-        match entry
-            .factory
-            .machine(open, self.shard, self.entropy.fork(), now.instant)
-        {
-            Ok(machine) => {
-                let origin = entry.origin.clone();
-                let slot = self.insert(listener, origin, key, machine);
-                self.input(slot, Input::Originate { call }, now);
-                Ok(())
-            }
-            Err(error) => {
-                entry.front.release(key, now.instant);
-                Err(error)
-            }
-        }
-    }
-
-    /// What the machine of a session knows of it, with the engine's counters brought up to date.
-    pub fn describe_session(&mut self, session: SessionId, now: Now) -> Option<Vec<Fact>> {
-        let &(slot, local) = self.by_session.get(&session)?;
-        let tunnel = self.slots.get(slot)?;
-        if let Some(path) = tunnel.sessions.get(&local)?.path
-            && let Some(stats) = self.plane.stats(path)
-        {
-            self.engine.update_counters(session, stats, now);
-        }
-        Some(tunnel.machine.describe_session(local))
     }
 
     /// Takes a tunnel's machine from its checkpoint. One that cannot be used is set aside by the engine.
@@ -241,6 +180,7 @@ impl<P: Plane> Driver<P> {
                 let slot = self.insert(listener, origin, restored.key, machine);
                 if let Some(tunnel) = self.slots.get_mut(slot) {
                     tunnel.id = Some(restored.tunnel);
+                    self.by_tunnel.insert(restored.tunnel, slot);
                 }
                 self.adopt_sessions(slot, restored);
                 self.drain(slot, now);
@@ -273,7 +213,13 @@ impl<P: Plane> Driver<P> {
         self.drain(slot, now);
     }
 
-    fn insert(&mut self, listener: usize, origin: Origin, key: MachineKey, machine: Box<dyn Machine>) -> u32 {
+    pub(super) fn insert(
+        &mut self,
+        listener: usize,
+        origin: Origin,
+        key: MachineKey,
+        machine: Box<dyn Machine>,
+    ) -> u32 {
         let slot = self.slots.insert(Tunnel {
             listener,
             key,
@@ -281,6 +227,7 @@ impl<P: Plane> Driver<P> {
             id: None,
             origin,
             sessions: BTreeMap::new(),
+            peer: None,
             dirty: false,
             broken: None,
         });
@@ -302,7 +249,7 @@ impl<P: Plane> Driver<P> {
     }
 
     /// Runs one step of a machine. A fault or a panic ends its tunnel and nobody else's.
-    fn guarded<R>(
+    pub(super) fn guarded<R>(
         &mut self,
         slot: u32,
         step: impl FnOnce(&mut dyn Machine) -> Result<R, String>,
@@ -358,7 +305,7 @@ impl<P: Plane> Driver<P> {
             let Some(transmit) = transmit.flatten() else { break };
             any = true;
             match transmit.via {
-                Via::Socket(peer) => self.plane.send(peer, &buffer),
+                Via::Socket(peer) => self.send(slot, peer, &buffer, now),
                 Via::Path(local) => {
                     let path = self.slots.get(slot).and_then(|t| t.sessions.get(&local)?.path);
                     if let Some(path) = path {
@@ -371,7 +318,21 @@ impl<P: Plane> Driver<P> {
         any
     }
 
-    fn settle(&mut self, slot: u32, now: Now) {
+    /// Sends a machine's packet, and notes where the machine's peer is.
+    fn send(&mut self, slot: u32, peer: PeerAddr, packet: &[u8], now: Now) {
+        let Some(tunnel) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let listener = tunnel.listener;
+        if tunnel.peer != Some(peer.remote) {
+            let former = tunnel.peer.replace(peer.remote);
+            self.peers.moved(listener, slot, former, Some(peer.remote));
+        }
+        self.tap_datagram(slot, Direction::Out, peer, packet, now);
+        self.plane.send(listener, peer, packet);
+    }
+
+    pub(super) fn settle(&mut self, slot: u32, now: Now) {
         let Some(tunnel) = self.slots.get(slot) else {
             return;
         };
@@ -391,6 +352,7 @@ impl<P: Plane> Driver<P> {
             return;
         };
         self.by_key.remove(&(tunnel.listener, tunnel.key));
+        self.peers.moved(tunnel.listener, slot, tunnel.peer, None);
         if let Some(listener) = self.listeners.get_mut(tunnel.listener) {
             listener.front.release(tunnel.key, now.instant);
         }
@@ -407,7 +369,7 @@ impl<P: Plane> Driver<P> {
             if let Some(transmit) = transmit
                 && let Via::Socket(peer) = transmit.via
             {
-                self.plane.send(peer, &self.buffer);
+                self.plane.send(listener, peer, &self.buffer);
             }
             match entry.front.poll_event() {
                 Some(Event::Dropped(reason)) => self.counters.dropped(protocol, reason.0),
@@ -468,6 +430,11 @@ impl<P: Plane> Driver<P> {
         }
     }
 
+    /// Whether [`Driver::checkpoint_changed`] would journal anything.
+    pub fn has_changed(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// Journals the tunnels that changed since the last time. Called a few times a second rather than at each
     /// change, since a record is a whole tunnel.
     pub fn checkpoint_changed(&mut self, now: Now) {
@@ -508,32 +475,6 @@ impl<P: Plane> Driver<P> {
         }
         if let Some(checkpoint) = self.guarded(slot, |machine| Ok(machine.checkpoint(now.instant))) {
             self.engine.checkpoint(id, checkpoint, now);
-        }
-    }
-
-    /// Brings the engine's counters of all sessions up to date.
-    pub fn publish_counters(&mut self, now: Now) {
-        for slot in self.slots.indexes() {
-            let Some(tunnel) = self.slots.get(slot) else {
-                continue;
-            };
-            for session in tunnel.sessions.values() {
-                let stats: Option<PathStats> = session.path.and_then(|path| self.plane.stats(path));
-                if let Some(stats) = stats {
-                    self.engine.update_counters(session.id, stats, now);
-                }
-            }
-        }
-    }
-
-    /// Ends all tunnels, telling their peers. They drain over the next seconds.
-    pub fn close_all(&mut self, cause: TerminateCause, now: Now) {
-        for slot in self.slots.indexes() {
-            self.guarded(slot, |machine| {
-                machine.close(cause, now.instant);
-                Ok(())
-            });
-            self.drain(slot, now);
         }
     }
 }

@@ -42,7 +42,9 @@ impl<P: Plane> Driver<P> {
                 text,
             } => {
                 if let Some(entry) = self.session(slot, session) {
-                    tracing::debug!(target: "sluice::trace", session = %entry.id, ?direction, "{text}");
+                    let id = entry.id;
+                    tracing::debug!(target: "sluice::trace", session = %id, ?direction, "{text}");
+                    self.traces.line(id, direction, text, now.instant, now.wall);
                 }
             }
         }
@@ -61,7 +63,10 @@ impl<P: Plane> Driver<P> {
             return;
         };
         match self.engine.tunnel_up(&tunnel.origin, info, now) {
-            Ok(id) => tunnel.id = Some(id),
+            Ok(id) => {
+                tunnel.id = Some(id);
+                self.by_tunnel.insert(id, slot);
+            }
             Err(_) => tunnel
                 .machine
                 .close(TerminateCause::ServiceUnavailable, now.instant),
@@ -71,6 +76,7 @@ impl<P: Plane> Driver<P> {
     fn tunnel_down(&mut self, slot: u32, ended: &Ended, now: Now) {
         let id = self.slots.get_mut(slot).and_then(|tunnel| tunnel.id.take());
         if let Some(id) = id {
+            self.by_tunnel.remove(&id);
             self.engine.tunnel_down(id, ended, now);
         }
     }
@@ -83,7 +89,9 @@ impl<P: Plane> Driver<P> {
         let Some(id) = tunnel.id else { return };
         let verdict = match self.engine.session_opening(&tunnel.origin, id, local, call, now) {
             Ok(id) => {
-                tunnel.sessions.insert(local, Session::new(id, call));
+                tunnel
+                    .sessions
+                    .insert(local, Session::new(id, call.peer, String::new()));
                 self.by_session.insert(id, (slot, local));
                 Ok(())
             }
@@ -148,16 +156,23 @@ impl<P: Plane> Driver<P> {
             .get_mut(slot)
             .and_then(|tunnel| tunnel.sessions.remove(&local));
         if let Some(entry) = entry {
-            self.by_session.remove(&entry.id);
+            self.forget_session(entry.id);
             self.engine.session_down(entry.id, ended, stats, now);
         }
         self.mark_dirty(slot);
+    }
+
+    /// Forgets a session that is gone.
+    fn forget_session(&mut self, id: SessionId) {
+        self.by_session.remove(&id);
+        self.traced.retain(|traced| traced.id != id);
     }
 
     fn install_path(&mut self, slot: u32, local: LocalRef, path: PathSpec, now: Now) {
         if self.session(slot, local).is_none() {
             return;
         }
+        let key = path.key;
         match self.plane.install(MachineKey(slot), local, path) {
             Ok(path) => {
                 let entry = self
@@ -166,6 +181,8 @@ impl<P: Plane> Driver<P> {
                     .and_then(|tunnel| tunnel.sessions.get_mut(&local));
                 if let Some(entry) = entry {
                     entry.path = Some(path);
+                    entry.key = Some(key);
+                    entry.rx_packets = 0;
                 }
             }
             Err(error) => {
@@ -226,20 +243,11 @@ impl<P: Plane> Driver<P> {
             let Some(tunnel) = self.slots.get_mut(slot) else {
                 return;
             };
-            let peer = known.peer.remote.to_string();
             let user = known
                 .identity
                 .map(|identity| identity.to_string())
                 .unwrap_or_default();
-            tunnel.sessions.insert(
-                local,
-                Session {
-                    id,
-                    path: None,
-                    peer,
-                    user,
-                },
-            );
+            tunnel.sessions.insert(local, Session::new(id, known.peer, user));
             self.by_session.insert(id, (slot, local));
         }
     }
@@ -258,10 +266,12 @@ impl<P: Plane> Driver<P> {
             .copied()
             .filter(|local| !sessions.contains(local))
             .collect();
-        for local in lost {
-            if let Some(entry) = tunnel.sessions.remove(&local) {
-                self.by_session.remove(&entry.id);
-            }
+        let lost: Vec<Session> = lost
+            .iter()
+            .filter_map(|local| tunnel.sessions.remove(local))
+            .collect();
+        for entry in lost {
+            self.forget_session(entry.id);
         }
         for session in unknown {
             self.give(

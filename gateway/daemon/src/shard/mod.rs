@@ -6,14 +6,24 @@
 mod desk;
 mod driver;
 mod events;
+mod peers;
+mod plane;
+mod remote;
+mod report;
+mod requests;
+mod runner;
 mod slots;
+mod sweep;
+mod tap;
 mod wheel;
 
 #[cfg(test)]
 mod tests;
 
-pub use desk::{ANSWER_TIME, Answered, Desk, MAX_OPEN};
+pub use desk::{Answered, Desk, MAX_OPEN, VERDICT_TIME};
 pub use driver::{Driver, Listener, Parts};
+pub use remote::{ANSWER_TIME, FREEZE_TIME, INBOX, Inbox, Remote, Silent, Status, inbox};
+pub use runner::{ListenerSetup, Setup, start};
 pub use slots::Ticket;
 
 use sluice_auth::{AuthRequest, Profile, RejectReason};
@@ -22,8 +32,8 @@ use sluice_spi::{DataPath, PeerAddr};
 
 /// Where packets leave: the data plane with the shard's sockets.
 pub trait Plane: DataPath {
-    /// Sends a control packet from `peer.local` to `peer.remote`, before any user data that waits.
-    fn send(&mut self, peer: PeerAddr, packet: &[u8]);
+    /// Sends a control packet of a listener from `peer.local` to `peer.remote`, before any user data that waits.
+    fn send(&mut self, listener: usize, peer: PeerAddr, packet: &[u8]);
 }
 
 /// Who checks credentials.

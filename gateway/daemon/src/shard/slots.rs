@@ -1,8 +1,9 @@
 //! The machines of a shard and their sessions.
 
 use sluice_core::{Origin, SessionId, TunnelId};
-use sluice_spi::{CallInfo, LocalRef, Machine, MachineKey, PathRef};
+use sluice_spi::{LocalRef, Machine, MachineKey, PathKey, PathRef, PeerAddr};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// A machine with what the engine and the data plane know of it.
 pub(super) struct Tunnel {
@@ -13,6 +14,8 @@ pub(super) struct Tunnel {
     pub(super) id: Option<TunnelId>,
     pub(super) origin: Origin,
     pub(super) sessions: BTreeMap<LocalRef, Session>,
+    /// Where its last packet went.
+    pub(super) peer: Option<SocketAddr>,
     /// Its checkpoint is no longer what it would be now.
     pub(super) dirty: bool,
     /// It broke: nothing more goes into it or comes out of it.
@@ -23,18 +26,24 @@ pub(super) struct Tunnel {
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) path: Option<PathRef>,
+    /// Packets from the peer at the last sweep.
+    pub(super) rx_packets: u64,
+    /// What names its packets on the listener, once it had a path.
+    pub(super) key: Option<PathKey>,
     /// Who is at the other end, for log lines.
     pub(super) peer: String,
     pub(super) user: String,
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, call: &CallInfo) -> Self {
+    pub(super) fn new(id: SessionId, peer: PeerAddr, user: String) -> Self {
         Self {
             id,
             path: None,
-            peer: call.peer.remote.to_string(),
-            user: String::new(),
+            rx_packets: 0,
+            key: None,
+            peer: peer.remote.to_string(),
+            user,
         }
     }
 }
@@ -108,5 +117,10 @@ impl Slots {
 
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Whether there is no slot from this index on.
+    pub(super) fn is_end(&self, index: u32) -> bool {
+        index as usize >= self.slots.len()
     }
 }

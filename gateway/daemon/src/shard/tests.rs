@@ -66,7 +66,7 @@ impl DataPath for FakePlane {
 }
 
 impl Plane for FakePlane {
-    fn send(&mut self, _: PeerAddr, packet: &[u8]) {
+    fn send(&mut self, _: usize, _: PeerAddr, packet: &[u8]) {
         self.sent.push_back(packet.to_vec());
     }
 }
@@ -176,6 +176,7 @@ fn gateway(
         authority: Box::new(OnePassword { later }),
         counters: Box::new(Counted::default()),
         entropy: Box::new(Seeded::new(3)),
+        traces: Arc::default(),
         listeners: vec![Listener {
             origin,
             module,

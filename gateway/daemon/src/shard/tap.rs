@@ -1,0 +1,61 @@
+//! What is seen of traced sessions, for whoever looks for the cause of something.
+
+use super::Plane;
+use super::driver::Driver;
+use sluice_core::{Now, SessionId};
+use sluice_spi::{Demux, Direction, Input, LocalRef, PeerAddr};
+
+/// A session whose trace is on. There are few at any time: [`crate::admin::Traces`] bounds them.
+pub(super) struct Traced {
+    pub(super) id: SessionId,
+    slot: u32,
+    local: LocalRef,
+}
+
+impl<P: Plane> Driver<P> {
+    /// Switches the trace of a session; false: it is not one of this shard's.
+    pub fn trace(&mut self, session: SessionId, on: bool, now: Now) -> bool {
+        let Some(&(slot, local)) = self.by_session.get(&session) else {
+            return false;
+        };
+        self.traced.retain(|traced| traced.id != session);
+        if on {
+            self.traced.push(Traced {
+                id: session,
+                slot,
+                local,
+            });
+        }
+        self.input(slot, Input::Trace { session: local, on }, now);
+        true
+    }
+
+    /// Captures a datagram of a machine: a control message for each traced session of it, and user data only for
+    /// the session that it is of.
+    pub(super) fn tap_datagram(
+        &self,
+        slot: u32,
+        direction: Direction,
+        peer: PeerAddr,
+        packet: &[u8],
+        now: Now,
+    ) {
+        for traced in self.traced.iter().filter(|traced| traced.slot == slot) {
+            let Some(tunnel) = self.slots.get(slot) else {
+                return;
+            };
+            let key = tunnel.sessions.get(&traced.local).and_then(|entry| entry.key);
+            let module = self.listeners.get(tunnel.listener).map(|entry| entry.module);
+            // What we send as user data has the peer's name of the session, which only its machine knows.
+            let wanted = match module.map(|module| module.demux(packet)) {
+                Some(Demux::Control) => true,
+                Some(Demux::Data(found)) => direction == Direction::In && Some(found) == key,
+                Some(Demux::Drop(_)) | None => false,
+            };
+            if wanted {
+                self.traces
+                    .datagram(traced.id, direction, peer, packet, now.instant, now.wall);
+            }
+        }
+    }
+}
