@@ -76,6 +76,16 @@ impl Default for CacheConfig {
 }
 
 impl CacheConfig {
+    fn buckets(self) -> u32 {
+        let slots = self.slots.clamp(*SLOTS_RANGE.start(), *SLOTS_RANGE.end());
+        slots.div_ceil(BUCKET_SLOTS as u32)
+    }
+
+    /// Length of the file in bytes. A longer one is as good: what is beyond it stays unused.
+    pub fn file_length(self) -> u64 {
+        file_length(self.buckets())
+    }
+
     /// Room for so many users: twice as many slots, so that hardly one in ten thousand has to give way to
     /// another before its time.
     pub fn for_users(users: u32, ttl: Duration) -> Self {
@@ -175,7 +185,7 @@ fn encode_header(buckets: u32, key: &[u8; KEY_LENGTH]) -> Zeroizing<[u8; HEADER_
 
 /// The key of a file that is ours, whole, and of the wanted size.
 fn read_key(file: &File, buckets: u32) -> Option<Zeroizing<[u8; KEY_LENGTH]>> {
-    if file.metadata().ok()?.len() != file_length(buckets) {
+    if file.metadata().ok()?.len() < file_length(buckets) {
         return None;
     }
     let mut found = Zeroizing::new([0; HEADER_LENGTH]);
@@ -190,12 +200,20 @@ fn file_length(buckets: u32) -> u64 {
     SLOTS_AT + u64::from(buckets) * BUCKET_LENGTH as u64
 }
 
-/// Empties the file and gives it a new key.
+/// Empties the file and gives it a new key. The file may be one that can grow but never shrink, so that it is
+/// overwritten rather than cut.
 fn initialise(file: &File, buckets: u32) -> io::Result<Zeroizing<[u8; KEY_LENGTH]>> {
     let mut key = Zeroizing::new([0; KEY_LENGTH]);
     getrandom::fill(key.as_mut_slice()).map_err(|error| io::Error::other(error.to_string()))?;
-    file.set_len(0)?;
-    file.set_len(file_length(buckets))?;
+    let former = file.metadata()?.len();
+    let blank = [0; SLOTS_AT as usize];
+    for at in (0..former).step_by(blank.len()) {
+        let rest = usize::try_from(former - at).unwrap_or(usize::MAX);
+        file.write_all_at(blank.get(..rest).unwrap_or(&blank), at)?;
+    }
+    if former < file_length(buckets) {
+        file.set_len(file_length(buckets))?;
+    }
     file.write_all_at(encode_header(buckets, &key).as_slice(), 0)?;
     Ok(key)
 }
@@ -205,8 +223,7 @@ impl CredentialCache {
     /// or a damaged one. The second value says whether entries may have been kept. Only one process at a time
     /// may write.
     pub fn open(file: File, config: CacheConfig) -> io::Result<(Self, bool)> {
-        let slots = config.slots.clamp(*SLOTS_RANGE.start(), *SLOTS_RANGE.end());
-        let buckets = slots.div_ceil(BUCKET_SLOTS as u32);
+        let buckets = config.buckets();
         let (key, kept) = match read_key(&file, buckets) {
             Some(key) => (key, true),
             None => (initialise(&file, buckets)?, false),

@@ -268,3 +268,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_file_that_can_only_grow_serves_every_size() {
+    let file = file();
+    let (hash, pw) = (stored("pw"), Secret::new("pw"));
+    let grown = |slots: u32| {
+        let wanted = config(slots).file_length();
+        if file.metadata().unwrap().len() < wanted {
+            file.set_len(wanted).unwrap();
+        }
+        let (cache, kept) = open(&file, slots);
+        assert_eq!(file.metadata().unwrap().len(), config(4096).file_length());
+        (cache, kept)
+    };
+    assert!(!grown(4096).1);
+    let (cache, kept) = grown(1024);
+    assert!(!kept);
+    cache.insert("bob", &pw, &hash, start()).unwrap();
+    let (cache, kept) = grown(1024);
+    assert!(kept && cache.contains("bob", &pw, &hash, start()));
+    let (cache, kept) = grown(4096);
+    assert!(!kept && !cache.contains("bob", &pw, &hash, start()));
+    let slots = contents(&file).split_off(SLOTS_AT as usize);
+    assert!(slots.iter().all(|&byte| byte == 0), "what is given up is wiped");
+}
