@@ -97,7 +97,7 @@ pub struct Metrics {
     pub worker_restarts: Total,
     /// How late shards come round, in seconds.
     pub shard_loop_lag: Histogram,
-    /// Packets masqueraded on their way out.
+    /// First packets of masqueraded connections: the rule that counts them sees no others.
     pub nat_packets: Total,
     /// Bytes of those.
     pub nat_bytes: Total,
@@ -256,11 +256,11 @@ impl Metrics {
             )?,
             nat_packets: make.total(
                 "sluice_nat_packets_total",
-                "Packets masqueraded on their way out.",
+                "First packets of masqueraded connections.",
             )?,
             nat_bytes: make.total(
                 "sluice_nat_bytes_total",
-                "Bytes of packets masqueraded on their way out.",
+                "Bytes of the first packets of masqueraded connections.",
             )?,
             reload_time: make.gauge(
                 "sluice_config_reload_success_timestamp_seconds",

@@ -4,5 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod host;
 pub mod logs;
+pub mod run;
 pub mod sandbox;
 pub mod shard;
+pub mod worker;

@@ -94,16 +94,29 @@ pub struct Listeners {
 }
 
 impl Listeners {
+    /// Binds all that is configured and not there yet.
+    pub fn bind_missing(&mut self, admin: &Admin, metrics: &Metrics) -> Result<(), StartError> {
+        if let Some(listen) = admin.listen {
+            check_safe(listen, admin)?;
+            if self.tcp.is_none() {
+                self.tcp = Some(bind_tcp(listen)?);
+            }
+        }
+        if self.unix.is_none() {
+            self.unix = Some(bind_unix(&admin.socket)?);
+        }
+        if let (Some(listen), None) = (metrics.listen, &self.metrics) {
+            self.metrics = Some(bind_tcp(listen)?);
+        }
+        Ok(())
+    }
+
     /// Binds all that is configured.
-    pub fn bind(admin: &Admin, metrics: &Metrics) -> Result<Self, StartError> {
-        let tcp = admin
-            .listen
-            .map(|listen| check_safe(listen, admin).and_then(|()| bind_tcp(listen)));
-        Ok(Self {
-            tcp: tcp.transpose()?,
-            unix: Some(bind_unix(&admin.socket)?),
-            metrics: metrics.listen.map(bind_tcp).transpose()?,
-        })
+    #[cfg(test)]
+    pub(crate) fn bind(admin: &Admin, metrics: &Metrics) -> Result<Self, StartError> {
+        let mut listeners = Self::default();
+        listeners.bind_missing(admin, metrics)?;
+        Ok(listeners)
     }
 }
 

@@ -82,6 +82,9 @@ pub(super) fn dry_run(args: &ConfigArgs, json_wanted: bool, hooks: &Hooks, out: 
             .collect();
         return Ok(writeln!(out, "{:#}", json!({ "items": items, "next": null }))?);
     }
+    if changes.is_empty() {
+        return Ok(writeln!(out, "nothing: this host is as the gateway wants it")?);
+    }
     for change in changes {
         let sign = if change.done {
             "is there already"

@@ -115,11 +115,15 @@ impl Config {
         let Some(path) = path else {
             return Self::parse(EMBEDDED_NAME, EMBEDDED, modules);
         };
-        let file = path.display().to_string();
-        match read_bounded(path) {
-            Ok(text) => Self::parse(&file, &text, modules),
-            Err(error) => Err(LoadError::Unreadable { file, error }),
-        }
+        Self::parse(&path.display().to_string(), &Self::read(path)?, modules)
+    }
+
+    /// The text of a configuration file.
+    pub fn read(path: &Path) -> Result<String, LoadError> {
+        read_bounded(path).map_err(|error| LoadError::Unreadable {
+            file: path.display().to_string(),
+            error,
+        })
     }
 
     /// Reads a configuration from its text; `file` is the name that problems are reported under.

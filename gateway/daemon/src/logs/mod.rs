@@ -81,6 +81,17 @@ pub fn start(log: &Log) -> Result<Level, LogError> {
     Ok(Level(handle))
 }
 
+/// Has a panic logged as one line, with its place: it is a mistake in the gateway that its authors want to hear of.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panic: {}", text.unwrap_or("without a word"));
+    }));
+}
+
 /// Whether colours are wanted, from the value of `NO_COLOR`: any that is not empty says no.
 pub fn colours_wanted(no_color: Option<std::ffi::OsString>) -> bool {
     no_color.is_none_or(|value| value.is_empty())

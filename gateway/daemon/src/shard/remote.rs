@@ -13,13 +13,13 @@ use tokio::sync::{mpsc, oneshot};
 /// Longest wait for a shard's answer. A healthy one answers within a millisecond; whoever asks is a person or a
 /// program with a time limit of its own.
 pub const ANSWER_TIME: Duration = Duration::from_secs(2);
-/// Longest wait for a shard to put all its tunnels into the engine: a record of a tunnel takes some microseconds
-/// for each session, and there may be tens of thousands.
+/// Longest wait for a shard to put all its tunnels into the engine, or to take them out of it: a record of a tunnel
+/// takes some microseconds for each session, and there may be tens of thousands.
 pub const FREEZE_TIME: Duration = Duration::from_secs(10);
 /// Questions that may wait for a shard.
 pub const INBOX: usize = 256;
 
-/// A shard did not answer within [`ANSWER_TIME`] ([`FREEZE_TIME`] where it is to freeze), or is gone, or its inbox
+/// A shard did not answer within [`ANSWER_TIME`] ([`FREEZE_TIME`] where it is to freeze, or to come up), or is gone, or its inbox
 /// is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the shard does not answer")]
@@ -49,6 +49,7 @@ pub(super) enum Command {
     Dial(usize, PeerAddr, Box<Originate>, Reply<Result<(), OpenError>>),
     Trace(SessionId, bool, Reply<bool>),
     CloseAll(TerminateCause, Reply<()>),
+    Ready(Reply<()>),
     Freeze(Reply<()>),
     End(Reply<()>),
 }
@@ -170,6 +171,11 @@ impl Remote {
     pub async fn close_all(&self, cause: TerminateCause) -> Result<(), Silent> {
         self.ask(ANSWER_TIME, |reply| Command::CloseAll(cause, reply))
             .await
+    }
+
+    /// Waits until the shard goes on with its restored tunnels and serves.
+    pub async fn ready(&self) -> Result<(), Silent> {
+        self.ask(FREEZE_TIME, Command::Ready).await
     }
 
     /// Stops reading and sending, puts every tunnel's checkpoint into the engine and ends the thread: for a restart.

@@ -193,6 +193,7 @@ impl Runner {
                 driver.close_all(cause, now);
                 tell(reply, ());
             }
+            Command::Ready(reply) => tell(reply, ()),
             Command::Freeze(reply) => {
                 driver.look_at_all(now);
                 self.finish();

@@ -1,0 +1,367 @@
+//! The running gateway, as the admin plane asks about it.
+
+use super::network;
+use crate::admin::{
+    Answer, Applied, Control, ControlError, HostChange, ListenerStatus, PlaceCall, Reason, RuntimeStatus,
+    ServiceStatus, ShardStatus,
+};
+use crate::config::{Change, Config};
+use crate::logs::Level;
+use crate::shard::{Remote, Silent};
+use sluice_core::{Engine, PoolConfig, SessionId, Tunnel, TunnelId, TunnelQuery};
+use sluice_dataplane::Routes;
+use sluice_registry::MODULES;
+use sluice_spi::{Fact, PeerAddr, ShardId};
+use sluice_store::{Alarm, Store};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+use tokio::sync::mpsc;
+
+/// A restart was asked for.
+pub(super) struct RestartWanted;
+
+/// One address of one listener, as it was found at the start.
+pub(super) struct Address {
+    pub(super) listener: usize,
+    pub(super) address: SocketAddr,
+    pub(super) off: Option<String>,
+}
+
+/// What changes with the configuration.
+pub(super) struct Host {
+    pub(super) service: ServiceStatus,
+    pub(super) changes: Vec<HostChange>,
+    /// The pools that the host knows of.
+    pub(super) pools: Vec<PoolConfig>,
+}
+
+/// The running gateway.
+pub(super) struct Running {
+    pub(super) engine: Arc<Engine>,
+    pub(super) store: Arc<Store>,
+    pub(super) routes: Arc<Routes>,
+    pub(super) shards: Vec<Remote>,
+    pub(super) config: Arc<Config>,
+    pub(super) path: Option<PathBuf>,
+    pub(super) level: Level,
+    pub(super) addresses: Vec<Address>,
+    pub(super) device: ServiceStatus,
+    pub(super) host: Mutex<Host>,
+    pub(super) sandbox: Vec<ServiceStatus>,
+    pub(super) started: SystemTime,
+    pub(super) worker_started: SystemTime,
+    pub(super) restarts: u32,
+    pub(super) restart: mpsc::Sender<RestartWanted>,
+}
+
+impl From<Silent> for ControlError {
+    fn from(_: Silent) -> Self {
+        Self::Unavailable("the part of the gateway that has it does not answer: try again".to_owned())
+    }
+}
+
+impl Running {
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard(&self, shard: ShardId) -> Option<&Remote> {
+        self.shards.get(usize::from(shard.0))
+    }
+
+    fn listener(&self, name: &str) -> Option<usize> {
+        self.config
+            .listeners
+            .iter()
+            .position(|listener| listener.name == name)
+    }
+
+    fn store_status(&self) -> ServiceStatus {
+        let alarms = self.store.alarms();
+        let failed = alarms
+            .iter()
+            .find(|alarm| matches!(alarm, Alarm::ReadOnly { .. }));
+        let detail = match failed.or(alarms.first()) {
+            Some(alarm) => alarm.to_string(),
+            None => self.store.path().display().to_string(),
+        };
+        ServiceStatus {
+            name: "store",
+            on: failed.is_none(),
+            detail,
+        }
+    }
+
+    async fn place(&self, call: PlaceCall) -> Result<(), ControlError> {
+        let listener = self
+            .listener(&call.listener)
+            .ok_or_else(|| ControlError::NotFound(format!("there is no listener {:?}", call.listener)))?;
+        let tunnel = match (call.tunnel, call.peer) {
+            (Some(id), _) => {
+                let gone = || ControlError::NotFound(format!("there is no tunnel {id}"));
+                Some(self.engine.tunnel(id).ok_or_else(gone)?)
+            }
+            (None, Some(peer)) => self.tunnel_to(&call.listener, peer),
+            (None, None) => None,
+        };
+        if let Some(tunnel) = tunnel {
+            let shard = self.shard(tunnel.origin.shard).ok_or(Silent)?;
+            if shard.call(tunnel.id, call.call.clone()).await? {
+                return Ok(());
+            }
+            if call.tunnel.is_some() {
+                return Err(ControlError::NotFound(format!(
+                    "there is no tunnel {}",
+                    tunnel.id
+                )));
+            }
+        }
+        let Some(peer) = call.peer else {
+            let message = "is needed where no tunnel is given".to_owned();
+            return Err(ControlError::Invalid {
+                member: "peer",
+                message,
+            });
+        };
+        let peer = self.way_to(listener, peer)?;
+        // Any shard will do: the identifiers it mints bring the answers to it.
+        let shard = self.shards.first().ok_or(Silent)?;
+        shard
+            .dial(listener, peer, call.call)
+            .await?
+            .map_err(|error| ControlError::Conflict(error.to_string()))
+    }
+
+    /// An established tunnel to a peer.
+    fn tunnel_to(&self, listener: &str, peer: SocketAddr) -> Option<Tunnel> {
+        let query = TunnelQuery {
+            listener: Some(listener.to_owned()),
+            peer: Some(peer.ip()),
+            ..TunnelQuery::default()
+        };
+        let page = self.engine.tunnels(&query);
+        page.items.into_iter().find(|tunnel| tunnel.peer.remote == peer)
+    }
+
+    /// Both ends of a way from a listener to a peer.
+    fn way_to(&self, listener: usize, peer: SocketAddr) -> Result<PeerAddr, ControlError> {
+        let mut own = self
+            .addresses
+            .iter()
+            .filter(|one| one.listener == listener && one.off.is_none());
+        let local = own.find(|one| one.address.is_ipv4() == peer.is_ipv4());
+        let Some(local) = local.map(|one| one.address) else {
+            let message = "is of a family that the listener has no address of".to_owned();
+            return Err(ControlError::Invalid {
+                member: "peer",
+                message,
+            });
+        };
+        let unreachable = |error: std::io::Error| ControlError::Invalid {
+            member: "peer",
+            message: format!("cannot be reached: {error}"),
+        };
+        let ip = match local.ip().is_unspecified() {
+            true => source_towards(peer).map_err(unreachable)?,
+            false => local.ip(),
+        };
+        Ok(PeerAddr {
+            remote: peer,
+            local: SocketAddr::new(ip, local.port()),
+        })
+    }
+
+    async fn put_into_effect(&self, config: Arc<Config>) -> Result<Applied, ControlError> {
+        let level = self.level.clone();
+        let mut notes = Vec::new();
+        if let Err(error) = level.set(&config.log.level) {
+            notes.push(format!("the level of the log stays as it was: {error}"));
+        }
+        add_routes(&self.routes, &config);
+        let report = self.engine.reconfigure(config.engine.clone());
+        let former = self.host().pools.clone();
+        if self.device.on && former != config.engine.pools {
+            let wanted = network::with_pools(&config, &former);
+            let applied = tokio::task::spawn_blocking(move || network::apply(&wanted)).await;
+            let (service, changes) = applied.map_err(|error| ControlError::Unavailable(error.to_string()))?;
+            if !service.on {
+                notes.push(service.detail.clone());
+            }
+            let mut host = self.host();
+            host.service = service;
+            host.changes.extend(changes);
+            host.pools.clone_from(&config.engine.pools);
+        }
+        Ok(Applied {
+            orphans: report.orphans,
+            notes,
+        })
+    }
+
+    async fn begin_restart(&self) -> Result<(), ControlError> {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || Config::load(path.as_deref(), MODULES)).await;
+        let read = read.map_err(|error| ControlError::Unavailable(error.to_string()))?;
+        if let Err(error) = read {
+            return Err(ControlError::Conflict(format!(
+                "the configuration has problems, and a new worker would not start with it:\n{error}"
+            )));
+        }
+        self.restart
+            .try_send(RestartWanted)
+            .map_err(|_| ControlError::Conflict("a restart has begun already".to_owned()))
+    }
+}
+
+/// The address that packets to a peer leave from. Nothing is sent.
+fn source_towards(peer: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: IpAddr = match peer {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(peer)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// Gives the pools' addresses their places in the routes of the data plane.
+pub(super) fn add_routes(routes: &Routes, config: &Config) {
+    let (ipv4, ipv6) = config.engine.blocks();
+    for block in ipv4 {
+        let (first, last) = block.bounds();
+        // Where there is no more room for arrays, the table of single addresses serves.
+        routes.add_ipv4_pool(first..=last);
+    }
+    for block in ipv6 {
+        routes.add_ipv6_pool(block);
+    }
+}
+
+impl Control for Running {
+    fn status(&self) -> Answer<'_, RuntimeStatus> {
+        let shards = self.shards.iter().zip(0..).map(|(remote, number)| {
+            let status = remote.status();
+            ShardStatus {
+                shard: ShardId(number),
+                machines: status.machines,
+                paths: status.paths,
+                lag: status.lag,
+            }
+        });
+        let status = RuntimeStatus {
+            started: self.started,
+            worker_started: self.worker_started,
+            restarts: u64::from(self.restarts),
+            shards: shards.collect(),
+            services: vec![self.device.clone(), self.host().service.clone()],
+            sandbox: self.sandbox.clone(),
+            store: self.store_status(),
+        };
+        Box::pin(async { status })
+    }
+
+    fn not_ready(&self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        let mut reason = |code, text: &str| {
+            reasons.push(Reason {
+                code,
+                text: text.to_owned(),
+            });
+        };
+        if !self.device.on {
+            reason("data_plane_off", &self.device.detail);
+        } else if !self.host().service.on {
+            reason("host_network", &self.host().service.detail);
+        }
+        if self.addresses.iter().all(|address| address.off.is_some()) {
+            reason("no_listener", "no address of any listener could be listened on");
+        }
+        let store = self.store_status();
+        if !store.on {
+            reason("store_read_only", &store.detail);
+        }
+        reasons
+    }
+
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        let statuses: Vec<_> = self.shards.iter().map(Remote::status).collect();
+        let listeners = self.addresses.iter().filter_map(|one| {
+            let listener = self.config.listeners.get(one.listener)?;
+            let half_open = statuses
+                .iter()
+                .filter_map(|status| status.half_open.get(one.listener));
+            Some(ListenerStatus {
+                name: listener.name.clone(),
+                protocol: listener.module.descriptor().name,
+                address: one.address,
+                off: one.off.clone(),
+                half_open: half_open.sum(),
+            })
+        });
+        listeners.collect()
+    }
+
+    fn describe_session(&self, session: SessionId) -> Answer<'_, Option<Vec<Fact>>> {
+        Box::pin(async move {
+            let owner = self.engine.find_owner(session)?;
+            self.shard(owner.shard)?
+                .describe_session(session)
+                .await
+                .ok()
+                .flatten()
+        })
+    }
+
+    fn describe_tunnel(&self, tunnel: TunnelId) -> Answer<'_, Option<Vec<Fact>>> {
+        Box::pin(async move {
+            let known = self.engine.tunnel(tunnel)?;
+            self.shard(known.origin.shard)?
+                .describe_tunnel(tunnel)
+                .await
+                .ok()
+                .flatten()
+        })
+    }
+
+    fn place_call(&self, call: PlaceCall) -> Answer<'_, Result<(), ControlError>> {
+        Box::pin(self.place(call))
+    }
+
+    fn set_trace(&self, session: SessionId, on: bool) -> Answer<'_, Result<(), ControlError>> {
+        Box::pin(async move {
+            let gone = || ControlError::NotFound(format!("there is no session {session}"));
+            let owner = self.engine.find_owner(session).ok_or_else(gone)?;
+            let shard = self.shard(owner.shard).ok_or(Silent)?;
+            match shard.trace(session, on).await? {
+                true => Ok(()),
+                false => Err(gone()),
+            }
+        })
+    }
+
+    fn apply(&self, config: Arc<Config>, _: Vec<Change>) -> Answer<'_, Result<Applied, ControlError>> {
+        Box::pin(self.put_into_effect(config))
+    }
+
+    fn restart(&self) -> Answer<'_, Result<(), ControlError>> {
+        Box::pin(self.begin_restart())
+    }
+
+    fn host_changes(&self) -> Answer<'_, Vec<HostChange>> {
+        let changes = self.host().changes.clone();
+        Box::pin(async { changes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_towards_a_peer_is_an_address_of_its_family() {
+        let peer: SocketAddr = "127.0.0.1:1701".parse().unwrap();
+        assert_eq!(source_towards(peer).unwrap(), IpAddr::from(Ipv4Addr::LOCALHOST));
+    }
+}

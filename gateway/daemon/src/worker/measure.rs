@@ -1,0 +1,198 @@
+//! The metrics: their labels, and what is read when they are asked for.
+
+use crate::host;
+use crate::shard::Remote;
+use sluice_auth::{Method, RejectReason};
+use sluice_auth_backends::{AuthObserver, LocalUsers, NO_BACKEND};
+use sluice_core::{Engine, PoolStatus, Refused, State};
+use sluice_dataplane::Dropped;
+use sluice_metrics::{Labels, Metrics, PoolUse, ProtocolLabels};
+use sluice_registry::MODULES;
+use sluice_spi::TerminateCause;
+use sluice_store::Store;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// All label sets of this build.
+pub(super) fn labels() -> Labels {
+    let protocols = MODULES.iter().map(|module| {
+        let descriptor = module.descriptor();
+        ProtocolLabels {
+            name: descriptor.name,
+            drop_reasons: descriptor.drop_reasons,
+            events: descriptor.counters,
+        }
+    });
+    let causes: Vec<&'static str> = TerminateCause::ALL.iter().map(|cause| cause.as_str()).collect();
+    let shown = State::ALL.into_iter().filter(|state| *state != State::Closed);
+    Labels {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: option_env!("SLUICE_REVISION").unwrap_or_default().to_owned(),
+        protocols: protocols.collect(),
+        dataplane_drop_reasons: Dropped::ALL.iter().map(|reason| reason.as_str()).collect(),
+        states: shown.map(State::as_str).collect(),
+        causes: causes.clone(),
+        refusals: Refused::ALL.into_iter().map(Refused::as_str).collect(),
+        setup_failures: causes,
+        backends: vec![LocalUsers::NAME, NO_BACKEND],
+        methods: vec![Method::Pap.as_str()],
+        rejects: RejectReason::ALL.into_iter().map(RejectReason::as_str).collect(),
+    }
+}
+
+/// Counts answers of the authentication.
+pub(super) struct Answers(pub(super) Arc<Metrics>);
+
+impl AuthObserver for Answers {
+    fn answered(
+        &self,
+        backend: &'static str,
+        method: Method,
+        result: Result<(), RejectReason>,
+        took: Duration,
+    ) {
+        if let Some(metrics) = self.0.backend(backend) {
+            let rejected = result.err().map(RejectReason::as_str);
+            metrics.answered(method.as_str(), rejected, took);
+        }
+    }
+}
+
+/// What is read when somebody asks for metrics.
+pub(super) struct Sources {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) store: Arc<Store>,
+    pub(super) users: Arc<LocalUsers>,
+    pub(super) shards: Vec<Remote>,
+    /// The protocol of each listener.
+    pub(super) protocols: Vec<&'static str>,
+    pub(super) masquerade: bool,
+}
+
+impl Sources {
+    /// All metrics as text.
+    pub(super) fn text(&self) -> String {
+        self.table();
+        self.half_open();
+        self.metrics.set_pools(&pools(&self.engine.pools()));
+        self.store();
+        let cache = self.users.cache_stats();
+        self.metrics.auth_cache_hits.observe(cache.hits);
+        self.metrics.auth_cache_misses.observe(cache.misses);
+        self.metrics.auth_cache_evictions.observe(cache.evictions);
+        self.metrics
+            .auth_hash_queue_depth
+            .set(gauge(self.users.hash_queue_depth()));
+        if self.masquerade {
+            self.masquerading();
+        }
+        self.metrics.gather().unwrap_or_else(|error| {
+            tracing::error!("the metrics cannot be written: {error}");
+            String::new()
+        })
+    }
+
+    fn table(&self) {
+        let totals = self.engine.totals();
+        for module in MODULES {
+            let name = module.descriptor().name;
+            let Some(metrics) = self.metrics.protocol(name) else {
+                continue;
+            };
+            let count = |counts: &BTreeMap<(&'static str, State), u64>, state| {
+                let count = counts.get(&(name, state)).copied().unwrap_or(0);
+                i64::try_from(count).unwrap_or(i64::MAX)
+            };
+            for state in State::ALL.into_iter().filter(|state| *state != State::Closed) {
+                metrics
+                    .sessions
+                    .get(state.as_str())
+                    .set(count(&totals.sessions, state));
+                metrics
+                    .tunnels
+                    .get(state.as_str())
+                    .set(count(&totals.tunnels, state));
+            }
+        }
+    }
+
+    fn half_open(&self) {
+        let mut by_protocol: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for shard in &self.shards {
+            for (protocol, half_open) in self.protocols.iter().zip(shard.status().half_open) {
+                *by_protocol.entry(protocol).or_default() += half_open;
+            }
+        }
+        for (protocol, half_open) in by_protocol {
+            if let Some(metrics) = self.metrics.protocol(protocol) {
+                metrics.half_open.set(gauge(half_open));
+            }
+        }
+    }
+
+    fn store(&self) {
+        self.metrics
+            .store_queue_depth
+            .set(gauge(self.store.stats().queued));
+        for took in self.store.take_commit_durations() {
+            self.metrics.store_commit_duration.observe(took.as_secs_f64());
+        }
+    }
+
+    fn masquerading(&self) {
+        // A table that somebody else removed has no counters; the next start makes it again.
+        let Ok(counts) = host::masquerade_counts() else {
+            return;
+        };
+        self.metrics
+            .nat_packets
+            .observe(counts.iter().map(|count| count.packets).sum());
+        self.metrics
+            .nat_bytes
+            .observe(counts.iter().map(|count| count.bytes).sum());
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn pools(statuses: &[PoolStatus]) -> Vec<PoolUse> {
+    let mut all = Vec::new();
+    for status in statuses {
+        for (ipv6, used) in [(false, status.ipv4), (true, status.ipv6)] {
+            if let Some(used) = used {
+                all.push(PoolUse {
+                    pool: status.name.clone(),
+                    ipv6,
+                    held: used.held,
+                    kept: used.kept,
+                    blocked: used.blocked,
+                    free: used.free,
+                });
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_label_of_this_build_has_its_series() {
+        let metrics = Metrics::new(&labels()).unwrap();
+        let text = metrics.gather().unwrap();
+        for module in MODULES {
+            let descriptor = module.descriptor();
+            for reason in descriptor.drop_reasons {
+                let series = format!("protocol=\"{}\",reason=\"{reason}\"", descriptor.name);
+                assert!(text.contains(&series), "{series}");
+            }
+        }
+        Answers(Arc::new(metrics)).answered(NO_BACKEND, Method::Pap, Ok(()), Duration::ZERO);
+    }
+}

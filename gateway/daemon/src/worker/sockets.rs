@@ -1,0 +1,223 @@
+//! Sockets to listen on: taken over from the worker before, or bound.
+
+use super::CannotStart;
+use super::held::{Held, forget, store};
+use crate::admin::{Listeners, StartError};
+use crate::config::{Config, Listener};
+use sluice_dataplane::UdpSocket;
+use sluice_keeper::Link;
+use sluice_spi::Shards;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long an address that this gateway itself gave up a moment ago may take to become free: the keeper reads
+/// its orders one after the other.
+const GIVEN_UP: Duration = Duration::from_secs(2);
+
+const PAUSE: Duration = Duration::from_millis(5);
+
+const UNIX: &str = "admin-unix";
+
+/// One address of one listener.
+pub(super) struct Listening {
+    /// The listener's place in the configuration.
+    pub(super) listener: usize,
+    /// The address, with the port that was chosen where none was given.
+    pub(super) address: SocketAddr,
+    /// One socket for each shard, or why there is none.
+    pub(super) sockets: Result<Vec<UdpSocket>, String>,
+}
+
+/// The admin plane's listeners.
+pub(super) fn admin(config: &Config, link: &Link, held: &mut Held) -> Result<Listeners, CannotStart> {
+    let mut listeners = Listeners {
+        tcp: config
+            .admin
+            .listen
+            .and_then(|address| taken_tcp(held, "admin", address)),
+        unix: taken_unix(held, &config.admin.socket),
+        metrics: config
+            .metrics
+            .listen
+            .and_then(|address| taken_tcp(held, "metrics", address)),
+    };
+    listeners
+        .bind_missing(&config.admin, &config.metrics)
+        .map_err(|error| match error {
+            StartError::Unsafe(_) => CannotStart::configuration(error),
+            other => CannotStart::because(other),
+        })?;
+    if let (Some(address), Some(listener)) = (config.admin.listen, &listeners.tcp) {
+        store(link, &tcp_name("admin", address), &[listener.as_fd()]);
+    }
+    if let (Some(address), Some(listener)) = (config.metrics.listen, &listeners.metrics) {
+        store(link, &tcp_name("metrics", address), &[listener.as_fd()]);
+    }
+    if let Some(listener) = &listeners.unix {
+        store(link, UNIX, &[listener.as_fd()]);
+    }
+    Ok(listeners)
+}
+
+fn tcp_name(what: &str, address: SocketAddr) -> String {
+    format!("{what}:{address}")
+}
+
+fn taken_tcp(held: &mut Held, what: &str, address: SocketAddr) -> Option<TcpListener> {
+    let descriptor = held.take(&tcp_name(what, address)).pop()?;
+    Some(TcpListener::from(descriptor))
+}
+
+/// The local socket, if it is still what the file leads to.
+fn taken_unix(held: &mut Held, path: &Path) -> Option<UnixListener> {
+    let listener = UnixListener::from(held.take(UNIX).pop()?);
+    let same = listener.local_addr().ok()?.as_pathname() == Some(path);
+    (same && path.exists()).then_some(listener)
+}
+
+/// The listeners' own addresses. One that another program has ends the first worker; a later one goes on without
+/// it, as its other sessions matter more.
+pub(super) fn listen(
+    config: &Config,
+    shards: Shards,
+    link: &Link,
+    held: &mut Held,
+    first: bool,
+) -> Result<Vec<Listening>, CannotStart> {
+    let mut all = Vec::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        for &address in &listener.addresses {
+            let sockets = match group(listener, address, shards, link, held) {
+                Ok(sockets) => Ok(sockets),
+                Err(error) => {
+                    let text = explain(listener, address, &error);
+                    let fatal = matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied);
+                    if first && fatal {
+                        return Err(CannotStart::because(text));
+                    }
+                    tracing::warn!("{text}");
+                    Err(text)
+                }
+            };
+            let bound = sockets
+                .as_ref()
+                .ok()
+                .and_then(|sockets: &Vec<UdpSocket>| sockets.first());
+            all.push(Listening {
+                listener: index,
+                address: bound.map_or(address, UdpSocket::local_addr),
+                sockets,
+            });
+        }
+    }
+    Ok(all)
+}
+
+fn group(
+    listener: &Listener,
+    address: SocketAddr,
+    shards: Shards,
+    link: &Link,
+    held: &mut Held,
+) -> io::Result<Vec<UdpSocket>> {
+    let name = format!("udp:{address}");
+    let taken = held.take(&name);
+    let given_up = !taken.is_empty();
+    let sockets = match adopt(taken, listener, shards) {
+        Some(sockets) => sockets,
+        None => {
+            if given_up {
+                forget(link, &name);
+            }
+            wait_until_free(address, given_up)?;
+            UdpSocket::bind_group(address, shards, listener.module)?
+        }
+    };
+    let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(UdpSocket::as_fd).collect();
+    store(link, &name, &descriptors);
+    Ok(sockets)
+}
+
+/// A whole group as it was, or nothing: a group of another size would be given packets that nobody reads.
+fn adopt(taken: Vec<OwnedFd>, listener: &Listener, shards: Shards) -> Option<Vec<UdpSocket>> {
+    if taken.len() != usize::from(shards.count()) {
+        return None;
+    }
+    let sockets: io::Result<Vec<UdpSocket>> = taken.into_iter().map(UdpSocket::adopt).collect();
+    let sockets = sockets.ok()?;
+    let first = sockets.first()?;
+    first.attach_steering(shards, listener.module).ok()?;
+    Some(sockets)
+}
+
+/// Sees to it that nobody else has an address: sockets of a group share theirs with every other process of the same
+/// user, which would then take a part of the packets.
+fn wait_until_free(address: SocketAddr, given_up: bool) -> io::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM.cloexec(),
+            Some(Protocol::UDP),
+        )?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        match socket.bind(&address.into()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && given_up && begun.elapsed() < GIVEN_UP => {
+                std::thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn explain(listener: &Listener, address: SocketAddr, error: &io::Error) -> String {
+    let hint = match error.kind() {
+        ErrorKind::AddrInUse => {
+            "; another program, such as another gateway or xl2tpd, has this port: end it, or give the listener \
+             another address or port"
+        }
+        ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE: start as root",
+        ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
+        _ => "",
+    };
+    format!(
+        "listener {} cannot listen on {address}: {error}{hint}",
+        listener.name
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_somebody_has_is_not_shared() {
+        let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = wait_until_free(address, false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        drop(taken);
+        wait_until_free(address, false).unwrap();
+    }
+
+    #[test]
+    fn an_address_given_up_may_take_a_moment() {
+        let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let (gone, wait) = std::sync::mpsc::channel();
+        let keeper = std::thread::spawn(move || {
+            wait.recv().unwrap();
+            drop(taken);
+        });
+        gone.send(()).unwrap();
+        wait_until_free(address, true).unwrap();
+        keeper.join().unwrap();
+    }
+}
