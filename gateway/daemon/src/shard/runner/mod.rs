@@ -27,6 +27,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
 
+#[cfg(test)]
+mod tests;
+
 /// One listener's part of a shard.
 pub struct ListenerSetup {
     /// Where its sessions come from, for the engine.
