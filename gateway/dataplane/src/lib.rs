@@ -38,7 +38,7 @@ mod vnet;
 pub use drops::{Dropped, Drops};
 pub use mesh::{MeshPort, RING, Waker, mesh};
 pub use routes::{MAX_BLOCK_CELLS, MAX_BLOCKS, MAX_SLOTS, Routes, Target};
-pub use slow::{CONTROL_QUOTA, DATA_QUOTA, FRAME_QUOTA, REPORT_QUOTA, Slow};
+pub use slow::{CONTROL_QUOTA, DATA_QUOTA, FRAME_QUOTA, REPORT_QUOTA, Slow, TAP_QUOTA};
 pub use tun::{MAX_QUEUES, Offloads, Tun, TunError, TunQueue};
 pub use udp::{SOCKET_BUFFER, UdpSocket};
 pub use user_path::{Carried, Progress, SocketId, Totals, UserPath};

@@ -29,6 +29,8 @@ pub(crate) struct Path {
     pub session: LocalRef,
     /// The codec holds packets, and the path is in the list of those.
     pub holds: bool,
+    /// Copies of packets with frames are wanted.
+    pub tapped: bool,
 }
 
 impl Path {
@@ -338,6 +340,7 @@ pub(crate) mod tests {
             machine: MachineKey(1),
             session: LocalRef(key),
             holds: false,
+            tapped: false,
         }
     }
 

@@ -5,8 +5,9 @@
 //! message. The quotas are as large as what one poll can bring, and the driver empties the queue after each.
 
 use crate::ListenerId;
+use crate::paths::Path;
 use bytes::BytesMut;
-use sluice_spi::{PeerAddr, SlowFrame};
+use sluice_spi::{Direction, LocalRef, MachineKey, PeerAddr, SlowFrame};
 use std::collections::VecDeque;
 
 /// Control messages that may wait.
@@ -17,6 +18,8 @@ pub const DATA_QUOTA: usize = 1024;
 pub const FRAME_QUOTA: usize = 1024;
 /// Reports of unreachable peers that may wait.
 pub const REPORT_QUOTA: usize = 64;
+/// Copies for traces that may wait. Traces are few, and what finds no room is only missing in them.
+pub const TAP_QUOTA: usize = 256;
 
 /// An item for the driver.
 #[derive(Debug)]
@@ -44,6 +47,19 @@ pub enum Slow {
         /// The peer, and our address that was used towards it.
         peer: PeerAddr,
     },
+    /// A copy of a packet with a frame, of a path that [`sluice_spi::DataPath::tap`] was switched on for.
+    Tapped {
+        /// The machine of the path.
+        machine: MachineKey,
+        /// The session of the path.
+        session: LocalRef,
+        /// Which way the packet went.
+        direction: Direction,
+        /// The peer, and our address.
+        peer: PeerAddr,
+        /// The whole packet, as its codec left it.
+        packet: BytesMut,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +68,10 @@ pub(crate) enum Kind {
     Data,
     Frame,
     Report,
+    Tap,
 }
 
-const KINDS: usize = 4;
+const KINDS: usize = 5;
 
 impl Kind {
     fn quota(self) -> usize {
@@ -63,6 +80,7 @@ impl Kind {
             Kind::Data => DATA_QUOTA,
             Kind::Frame => FRAME_QUOTA,
             Kind::Report => REPORT_QUOTA,
+            Kind::Tap => TAP_QUOTA,
         }
     }
 }
@@ -91,6 +109,20 @@ impl SlowQueue {
         }
         self.items.push_back((kind, item));
         true
+    }
+
+    /// Lets the copy of a path's packet wait.
+    pub(crate) fn tap(&mut self, path: &Path, direction: Direction, peer: PeerAddr, packet: &[u8]) {
+        if self.has_room(Kind::Tap) {
+            let item = Slow::Tapped {
+                machine: path.machine,
+                session: path.session,
+                direction,
+                peer,
+                packet: BytesMut::from(packet),
+            };
+            self.push(Kind::Tap, item);
+        }
     }
 
     pub(crate) fn pop(&mut self) -> Option<Slow> {

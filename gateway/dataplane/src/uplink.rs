@@ -8,7 +8,7 @@ use crate::slow::{Kind, Slow};
 use crate::sys::udp::{self, RECV_BATCH, Received};
 use crate::user_path::{Progress, SocketId, UserPath};
 use bytes::BytesMut;
-use sluice_spi::{Demux, Opened, PeerAddr, Released, SlowFrame};
+use sluice_spi::{Demux, Direction, Opened, PeerAddr, Released, SlowFrame};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
@@ -203,6 +203,7 @@ impl UserPath {
             let fits = inner.start <= inner.end && inner.end <= range.len();
             fits.then(|| range.start + inner.start..range.start + inner.end)
         };
+        let waiting = path.tapped.then(|| self.slow.len());
         match path.codec.open(packet, &from, now) {
             Opened::Ip(inner) => match within(inner) {
                 Some(inner) => self.user_packet(slot, inner),
@@ -218,12 +219,23 @@ impl UserPath {
                 self.drops.by_module(path.module, reason);
             }
         }
+        if waiting.is_some_and(|waiting| self.slow.len() > waiting) {
+            self.tap(slot, from, range);
+        }
         let holds = self
             .paths
             .at(slot)
             .is_some_and(|path| path.holds || path.codec.held_until().is_some());
         if holds {
             self.release(slot, now);
+        }
+    }
+
+    /// Lets a copy of a packet wait whose frame waits already.
+    fn tap(&mut self, slot: u32, from: PeerAddr, range: Range<usize>) {
+        let packet = self.arena.bytes().get(range).unwrap_or_default();
+        if let Some(path) = self.paths.at(slot) {
+            self.slow.tap(path, Direction::In, from, packet);
         }
     }
 

@@ -14,8 +14,8 @@ use crate::tun::{Offloads, TunQueue};
 use crate::udp::UdpSocket;
 use crate::vnet::VNET_HEADER;
 use sluice_spi::{
-    DataPath, LocalRef, MachineKey, Module, PathError, PathRef, PathSpec, PathStats, PathUpdate, Payload,
-    PeerAddr,
+    DataPath, Direction, LocalRef, MachineKey, Module, PathError, PathRef, PathSpec, PathStats, PathUpdate,
+    Payload, PeerAddr,
 };
 use std::fmt;
 use std::io;
@@ -377,6 +377,7 @@ impl DataPath for UserPath {
             machine,
             session,
             holds: false,
+            tapped: false,
         };
         self.paths.insert(path, &self.routes)
     }
@@ -432,6 +433,10 @@ impl DataPath for UserPath {
         let reason = if !has_room {
             Dropped::SendQueueFull
         } else if found.codec.seal(Payload::Frame(frame), listening.data.buffer()) {
+            let sent = listening.data.buffer().get(start..).filter(|_| found.tapped);
+            if let Some(packet) = sent {
+                self.slow.tap(found, Direction::Out, found.peer, packet);
+            }
             listening.data.commit(start, found.peer);
             return;
         } else {
@@ -439,5 +444,11 @@ impl DataPath for UserPath {
         };
         self.drops.one(reason);
         found.stats.dropped += 1;
+    }
+
+    fn tap(&mut self, path: PathRef, on: bool) {
+        if let Some(found) = self.paths.get_mut(path) {
+            found.tapped = on;
+        }
     }
 }

@@ -6,7 +6,7 @@ mod support;
 
 use sluice_dataplane::{DATA_QUOTA, Dropped, Slow, SocketId, Tun, UdpSocket, UserPath};
 use sluice_spi::{
-    DataPath, LocalRef, MachineKey, PathError, PathKey, PathRef, PathSpec, PathUpdate, PeerAddr,
+    DataPath, Direction, LocalRef, MachineKey, PathError, PathKey, PathRef, PathSpec, PathUpdate, PeerAddr,
 };
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::OwnedFd;
@@ -244,6 +244,40 @@ fn without_a_device_control_and_frames_still_work() {
         if *found == from && packet[..] == datagram(KIND_CONTROL, 0, b"control"))
     );
     assert_eq!(items.len(), 2);
+}
+
+#[test]
+fn packets_with_frames_are_copied_where_wanted() {
+    let Some(mut station) = station(true) else { return };
+    let local = ipv6("fe80::1", "fe80::2");
+    for on in [true, false] {
+        station.path.tap(station.reference, on);
+        station.send(KIND_IP, KEY, &ipv4([10, 9, 0, 2], 9, b"user data"));
+        station.send(KIND_FRAME, KEY, b"frame");
+        station.send(KIND_IP, KEY, &local);
+        station.work();
+        station.path.send_frame(station.reference, b"answer");
+        let peer = station.ends();
+        let copies: Vec<_> = slow(&mut station.path)
+            .into_iter()
+            .filter_map(|item| match item {
+                Slow::Tapped {
+                    machine: MachineKey(2),
+                    session: LocalRef(16),
+                    direction,
+                    peer: found,
+                    packet,
+                } if found == peer => Some((direction, packet.to_vec())),
+                _ => None,
+            })
+            .collect();
+        let wanted = [
+            (Direction::In, datagram(KIND_FRAME, KEY, b"frame")),
+            (Direction::In, datagram(KIND_IP, KEY, &local)),
+            (Direction::Out, datagram(KIND_FRAME, KEY, b"answer")),
+        ];
+        assert_eq!(copies, if on { &wanted[..] } else { &[] });
+    }
 }
 
 #[test]

@@ -195,4 +195,8 @@ pub trait DataPath {
 
     /// Sends a frame of the machine's through a path.
     fn send_frame(&mut self, path: PathRef, frame: &[u8]);
+
+    /// Whether copies of the packets that bring and take a path's frames are wanted, for a trace. Packets with user
+    /// data are never copied.
+    fn tap(&mut self, path: PathRef, on: bool);
 }

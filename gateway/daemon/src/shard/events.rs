@@ -184,6 +184,7 @@ impl<P: Plane> Driver<P> {
                     entry.key = Some(key);
                     entry.rx_packets = 0;
                 }
+                self.tap_path(slot, local);
             }
             Err(error) => {
                 self.notice(

@@ -3,7 +3,7 @@
 use super::Plane;
 use super::driver::Driver;
 use sluice_core::{Now, SessionId};
-use sluice_spi::{Demux, Direction, Input, LocalRef, PeerAddr};
+use sluice_spi::{Demux, Direction, Input, LocalRef, MachineKey, PeerAddr};
 
 /// A session whose trace is on. There are few at any time: [`crate::admin::Traces`] bounds them.
 pub(super) struct Traced {
@@ -26,8 +26,41 @@ impl<P: Plane> Driver<P> {
                 local,
             });
         }
+        self.tap_path(slot, local);
         self.input(slot, Input::Trace { session: local, on }, now);
         true
+    }
+
+    /// Tells the data plane whether the packets with frames of a session's path are wanted.
+    pub(super) fn tap_path(&mut self, slot: u32, local: LocalRef) {
+        let entry = self
+            .slots
+            .get(slot)
+            .and_then(|tunnel| tunnel.sessions.get(&local));
+        if let Some(entry) = entry
+            && let Some(path) = entry.path
+        {
+            let on = self.traced.iter().any(|traced| traced.id == entry.id);
+            self.plane.tap(path, on);
+        }
+    }
+
+    /// Captures a packet that brought or took a frame of an installed path; `slot` is what the path was installed
+    /// under.
+    pub fn tapped(
+        &self,
+        slot: MachineKey,
+        session: LocalRef,
+        direction: Direction,
+        peer: PeerAddr,
+        packet: &[u8],
+        now: Now,
+    ) {
+        let own = |traced: &&Traced| traced.slot == slot.0 && traced.local == session;
+        if let Some(traced) = self.traced.iter().find(own) {
+            self.traces
+                .datagram(traced.id, direction, peer, packet, now.instant, now.wall);
+        }
     }
 
     /// Captures a datagram of a machine: a control message for each traced session of it, and user data only for

@@ -24,6 +24,8 @@ const PASSWORD: &[u8] = b"password";
 struct FakePlane {
     sent: VecDeque<Vec<u8>>,
     paths: BTreeMap<u32, PathSpec>,
+    tapped: Vec<u32>,
+    received: BTreeMap<u32, u64>,
     next: u32,
 }
 
@@ -47,7 +49,10 @@ impl DataPath for FakePlane {
     }
 
     fn stats(&self, path: PathRef) -> Option<PathStats> {
-        self.paths.get(&path.slot).map(|_| PathStats::default())
+        self.paths.get(&path.slot).map(|_| PathStats {
+            rx_packets: self.received.get(&path.slot).copied().unwrap_or(0),
+            ..PathStats::default()
+        })
     }
 
     fn hot_state(&self, path: PathRef) -> Option<Vec<u8>> {
@@ -62,6 +67,11 @@ impl DataPath for FakePlane {
         if spec.codec.seal(Payload::Frame(frame), &mut out) {
             self.sent.push_back(out.to_vec());
         }
+    }
+
+    fn tap(&mut self, path: PathRef, on: bool) {
+        self.tapped.retain(|&slot| slot != path.slot);
+        self.tapped.extend(on.then_some(path.slot));
     }
 }
 
@@ -371,4 +381,58 @@ fn sessions_outlive_a_restart() {
     world.lac.close(world.now.instant);
     world.run(Duration::from_secs(60));
     assert_eq!((world.sessions().len(), world.driver.machines()), (0, 0));
+}
+
+/// How often a traced client was asked for a sign of life.
+fn echoes(world: &World, id: sluice_core::SessionId) -> usize {
+    let view = world.driver.traces.view(id, 0, 1000, world.now.instant).unwrap();
+    let text = serde_json::to_string(&view).unwrap();
+    text.matches("Echo-Request").count()
+}
+
+#[test]
+fn a_client_that_sends_is_not_asked_for_a_sign_of_life() {
+    let mut world = World::new(LacConfig { calls: 2, ..lac() }, None);
+    world.run(Duration::from_secs(2));
+    let ids = [0, 1].map(|index| world.sessions()[index].id);
+    let (start, time) = (world.now, Duration::from_secs(3600));
+    for id in ids {
+        let traces = world.driver.traces.clone();
+        traces.start(id, time, false, start.instant, start.wall).unwrap();
+        assert!(world.driver.trace(id, true, world.now));
+    }
+    assert_eq!(world.driver.plane().tapped, [1, 2]);
+    for _ in 0..120 {
+        *world.driver.plane().received.entry(1).or_default() += 1;
+        // The sessions are looked at one by one.
+        for _ in 0..=world.driver.sessions() {
+            world.driver.look_through(1, world.now);
+        }
+        world.run(Duration::from_secs(1));
+    }
+    let asked = ids.map(|id| echoes(&world, id));
+    assert!(
+        asked.contains(&0) && asked.iter().any(|&count| count >= 3),
+        "{asked:?}"
+    );
+    assert!(world.driver.trace(ids[0], false, world.now));
+    assert_eq!(world.driver.plane().tapped.len(), 1);
+}
+
+#[test]
+fn a_report_of_an_unreachable_peer_makes_its_tunnel_ask() {
+    let mut world = World::new(lac(), None);
+    world.run(Duration::from_secs(2));
+    let mut other = peer();
+    other.remote.set_port(1702);
+    world.driver.unreachable(0, other, world.now);
+    world.driver.unreachable(1, peer(), world.now);
+    assert!(world.driver.plane().sent.is_empty());
+    world.driver.unreachable(0, peer(), world.now);
+    let hello = world.driver.plane().sent.pop_front().unwrap();
+    // A control message whose type is HELLO (RFC 2661, 6.5).
+    assert_eq!(
+        (hello[0], &hello[12..20]),
+        (0xc8, &[0x80, 0x08, 0, 0, 0, 0, 0, 6][..])
+    );
 }

@@ -443,8 +443,13 @@ fn sessions_go_on_in_a_new_shard_and_are_traced() {
         text.contains("Echo-Request") && text.contains("Echo-Reply")
     });
     assert_eq!((client.down.len(), client.over), (0, false));
+    // The packets too, as they were on the wire: LCP, Echo-Request and Echo-Reply (RFC 1661, 5.8).
+    let capture = gateway.traces.capture(id).unwrap();
+    for code in [9, 10] {
+        let frame = [0xff, 0x03, 0xc0, 0x21, code];
+        assert!(capture.windows(frame.len()).any(|bytes| bytes == frame), "{code}");
+    }
 
-    // Control messages of the tunnel, and the frames of the session's own path.
     client.lac.hang_up(CallId(0), Instant::now());
     client.until("a call has ended", |_| gateway.sessions().len() == 2);
     client.lac.close(Instant::now());

@@ -310,6 +310,13 @@ fn deliver(driver: &mut Driver<UserPath>, now: Now) {
                 packet,
             } => driver.datagram(usize::from(listener.0), from, &packet, now),
             Slow::Frame { frame, .. } => driver.frame(frame.machine, frame.session, &frame.frame, now),
+            Slow::Tapped {
+                machine,
+                session,
+                direction,
+                peer,
+                packet,
+            } => driver.tapped(machine, session, direction, peer, &packet, now),
             Slow::Unreachable { listener, peer } => driver.unreachable(usize::from(listener.0), peer, now),
         }
     }
