@@ -2,12 +2,16 @@
 CARGO ?= cargo
 export SLUICE_BIN ?= $(CURDIR)/target/release/sluice
 
-.PHONY: all build test test-deps test-unit test-interop lint fuzz clean
+.PHONY: all build deb test test-deps test-unit test-interop lint fuzz clean
 
 all: build
 
 build:
 	$(CARGO) build --release
+
+# The Debian package, in target/debian.
+deb: build
+	deploy/debian/build.sh $(SLUICE_BIN) target/debian
 
 test-deps:
 	deploy/test-deps.sh
