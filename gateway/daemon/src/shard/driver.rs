@@ -14,7 +14,7 @@ use sluice_spi::{
     Accepted, Direction, Entropy, Event, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
     PeerAddr, Route, ShardId, TerminateCause, Via,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,7 +72,7 @@ pub struct Driver<P> {
     pub(super) traced: Vec<Traced>,
     pub(super) sweep: Sweep,
     wheel: Wheel,
-    dirty: Vec<u32>,
+    dirty: VecDeque<u32>,
     buffer: BytesMut,
 }
 
@@ -96,7 +96,7 @@ impl<P: Plane> Driver<P> {
             traced: Vec::new(),
             sweep: Sweep::default(),
             wheel: Wheel::new(now.instant),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             buffer: BytesMut::new(),
         }
     }
@@ -122,7 +122,17 @@ impl<P: Plane> Driver<P> {
         let Some(entry) = self.listeners.get_mut(listener) else {
             return;
         };
-        match entry.front.handle_datagram(from, packet, now.instant) {
+        // A front that panics over one datagram still serves everybody else.
+        let front = entry.front.as_mut();
+        let route = catch_unwind(AssertUnwindSafe(|| {
+            front.handle_datagram(from, packet, now.instant)
+        }));
+        let route = route.unwrap_or_else(|_| {
+            let (listener, peer) = (&entry.origin.listener, from.remote);
+            tracing::error!(listener, %peer, "a front panicked; please report this with the lines above");
+            Route::Done
+        });
+        match route {
             Route::Machine(key) => {
                 if let Some(&slot) = self.by_key.get(&(listener, key)) {
                     self.tap_datagram(slot, Direction::In, from, packet, now);
@@ -426,7 +436,7 @@ impl<P: Plane> Driver<P> {
             && !tunnel.dirty
         {
             tunnel.dirty = true;
-            self.dirty.push(slot);
+            self.dirty.push_back(slot);
         }
     }
 
@@ -435,10 +445,15 @@ impl<P: Plane> Driver<P> {
         !self.dirty.is_empty()
     }
 
-    /// Journals the tunnels that changed since the last time. Called a few times a second rather than at each
-    /// change, since a record is a whole tunnel.
-    pub fn checkpoint_changed(&mut self, now: Now) {
-        for slot in std::mem::take(&mut self.dirty) {
+    /// Journals tunnels that changed since the last time, those that changed first before the others, until about
+    /// `budget` sessions are in their records: more is left for the next call. Called a few times a second rather
+    /// than at each change, since a record is a whole tunnel.
+    pub fn checkpoint_changed(&mut self, budget: usize, now: Now) {
+        let mut cost = 0;
+        while cost < budget
+            && let Some(slot) = self.dirty.pop_front()
+        {
+            cost += 1 + self.slots.get(slot).map_or(0, |tunnel| tunnel.sessions.len());
             self.checkpoint(slot, now);
         }
     }

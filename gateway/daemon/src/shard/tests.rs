@@ -436,3 +436,71 @@ fn a_report_of_an_unreachable_peer_makes_its_tunnel_ask() {
         (0xc8, &[0x80, 0x08, 0, 0, 0, 0, 0, 6][..])
     );
 }
+
+/// Panics over one kind of datagram, and where `doomed` also when it is first called; otherwise it leaves things to
+/// the front behind it.
+pub(super) struct Fragile {
+    pub(super) front: Box<dyn sluice_spi::Front>,
+    pub(super) doomed: Option<Instant>,
+}
+
+impl sluice_spi::Front for Fragile {
+    fn handle_datagram(&mut self, from: PeerAddr, packet: &[u8], now: Instant) -> sluice_spi::Route {
+        assert_ne!(packet, b"panic");
+        self.front.handle_datagram(from, packet, now)
+    }
+    fn handle_timeout(&mut self, now: Instant) {
+        assert_eq!(self.doomed, None);
+        self.front.handle_timeout(now);
+    }
+    fn poll_transmit(&mut self, now: Instant, out: &mut bytes::BytesMut) -> Option<sluice_spi::Transmit> {
+        self.front.poll_transmit(now, out)
+    }
+    fn poll_event(&mut self) -> Option<sluice_spi::Event> {
+        self.front.poll_event()
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.doomed.or_else(|| self.front.poll_timeout())
+    }
+    fn mint(&mut self, now: Instant) -> Option<MachineKey> {
+        self.front.mint(now)
+    }
+    fn reserve(&mut self, key: MachineKey) -> bool {
+        self.front.reserve(key)
+    }
+    fn release(&mut self, key: MachineKey, now: Instant) {
+        self.front.release(key, now);
+    }
+    fn half_open(&self) -> usize {
+        self.front.half_open()
+    }
+}
+
+#[test]
+fn a_front_that_panics_serves_the_others() {
+    let mut world = World::new(lac(), None);
+    let listener = world.driver.listeners.pop().unwrap();
+    world.driver.listeners.push(Listener {
+        front: Box::new(Fragile {
+            front: listener.front,
+            doomed: None,
+        }),
+        ..listener
+    });
+    world.driver.datagram(0, peer(), b"panic", world.now);
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.up, 3);
+}
+
+#[test]
+fn tunnels_that_changed_are_journaled_in_steps() {
+    let mut world = World::new(lac(), None);
+    world.run(Duration::from_secs(2));
+    assert!(world.driver.has_changed());
+    world.driver.checkpoint_changed(0, world.now);
+    assert!(world.driver.has_changed());
+    assert!(world.journal.load().unwrap().is_empty());
+    world.driver.checkpoint_changed(1, world.now);
+    assert!(!world.driver.has_changed());
+    assert_eq!(world.journal.load().unwrap().len(), 1);
+}

@@ -32,18 +32,13 @@ impl Watched {
         self.0.poll_write_ready(cx).map(|_| ())
     }
 
-    /// Does something where there may be something to read. It says whether there may be more; where not, the next
-    /// packet makes the descriptor ready again.
-    pub(super) fn read(&self, step: impl FnOnce() -> bool) {
-        self.attempt(Interest::READABLE, step);
-    }
-
-    /// Like [`Watched::read`], whether or not the descriptor is known to be ready.
-    pub(super) fn read_anyway(&self, step: impl FnOnce() -> bool) {
+    /// Does something where there may be something to read, or `anyway`. It says whether there may be more; where
+    /// not, the next packet makes the descriptor ready again.
+    pub(super) fn read(&self, anyway: bool, step: impl FnOnce() -> bool) {
         let mut step = Some(step);
-        self.read(|| step.take().is_some_and(|step| step()));
-        if let Some(step) = step {
-            // What it finds makes the descriptor ready too.
+        self.attempt(Interest::READABLE, || step.take().is_some_and(|step| step()));
+        if let Some(step) = step.filter(|_| anyway) {
+            // It was not ready. Whatever comes from now on makes it so.
             step();
         }
     }

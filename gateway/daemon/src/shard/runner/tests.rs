@@ -1,6 +1,7 @@
 //! Shards on loopback sockets, with the real L2TP module, engine and users, against the testkit's LAC. Nothing is
 //! waited for by sleeping: each wait ends with what it waits for, or fails after [`LIMIT`].
 
+use super::super::tests::Fragile;
 use super::super::{Remote, inbox};
 use super::*;
 use sluice_auth::{Argon2Cost, Identity, Method, RejectReason, Secret};
@@ -19,6 +20,7 @@ use sluice_testkit::Seeded;
 use sluice_testkit::lac::storm::{self, StormConfig};
 use sluice_testkit::lac::{CallId, Lac, LacConfig, LacEvent};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -28,7 +30,8 @@ const CONFIG: &str = "answer_outgoing = true\n\
     answer_login = \"gateway\"\n\
     answer_password = \"unused-here\"\n\
     [ppp]\n\
-    echo_interval = \"200ms\"\n";
+    echo_interval = \"200ms\"\n\
+    echo_failures = 100\n";
 
 fn ask<T>(question: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -156,6 +159,16 @@ fn listener(
 impl Gateway {
     /// Starts shards that go on with what the journal has. With port 0, any port.
     fn start(journal: &Arc<MemoryJournal>, address: &str, count: u16) -> Self {
+        Self::with_front(journal, address, count, |front| front)
+    }
+
+    /// The same with a change to each front.
+    fn with_front(
+        journal: &Arc<MemoryJournal>,
+        address: &str,
+        count: u16,
+        change: impl Fn(Box<dyn Front>) -> Box<dyn Front>,
+    ) -> Self {
         let observer = Arc::new(Waking::default());
         let engine = engine(journal, observer.clone());
         let shards = Shards::new(count);
@@ -175,6 +188,8 @@ impl Gateway {
         let parts = (0..).zip(group).zip(ports).zip(inboxes);
         let threads = parts.map(|(((number, socket), mesh), inbox)| {
             let shard = ShardId(number);
+            let mut listener = listener(module, &factory, shard, shards, socket);
+            listener.front = change(listener.front);
             let own = loaded
                 .tunnels
                 .iter()
@@ -186,7 +201,7 @@ impl Gateway {
                 metrics: metrics.clone(),
                 traces: traces.clone(),
                 entropy: Box::new(Seeded::new(100 + u64::from(number))),
-                listeners: vec![listener(module, &factory, shard, shards, socket)],
+                listeners: vec![listener],
                 tun: None,
                 mesh,
                 routes: routes.clone(),
@@ -458,6 +473,29 @@ fn sessions_go_on_in_a_new_shard_and_are_traced() {
     assert_eq!(gateway.engine.tunnels(&TunnelQuery::default()).items.len(), 0);
     assert_eq!(ask(gateway.remotes[0].end()), Ok(()));
     gateway.join();
+}
+
+/// Tells the test below that it is to be the process that ends.
+const DOOMED: &str = "SLUICE_TEST_DOOMED";
+
+#[test]
+fn a_loop_that_panics_ends_the_process_with_a_word() {
+    if std::env::var_os(DOOMED).is_some() {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+        let gateway = Gateway::with_front(&Arc::new(MemoryJournal::new()), "127.0.0.1:0", 1, |front| {
+            let doomed = Some(Instant::now());
+            Box::new(Fragile { front, doomed })
+        });
+        gateway.join();
+        return;
+    }
+    let name = "shard::runner::tests::a_loop_that_panics_ends_the_process_with_a_word";
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let command = command.args(["--exact", name, "--nocapture"]).env(DOOMED, "1");
+    let output = command.output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{words}");
+    assert!(words.contains("the loop of a shard panicked"), "{words}");
 }
 
 #[test]

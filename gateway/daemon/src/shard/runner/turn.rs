@@ -159,7 +159,7 @@ impl Runner {
         let is_second = self.upkeep.run(&mut self.driver, now);
         self.cross(now);
         self.read_sockets(is_second, now);
-        self.read_tun(now);
+        self.read_tun(is_second, now);
         self.write_out();
         if is_second || self.machines != self.driver.machines() {
             self.publish();
@@ -246,28 +246,27 @@ impl Runner {
                     false
                 }
             };
-            if all {
-                watched.read_anyway(read);
-            } else {
-                watched.read(read);
-            }
+            watched.read(all, read);
             deliver(&mut self.driver, now);
         }
     }
 
-    fn read_tun(&mut self, now: Now) {
+    /// Reads the TUN queue if it is ready; with `anyway`, in any case: that its device is gone does not make it ready.
+    fn read_tun(&mut self, anyway: bool, now: Now) {
         let Some(tun) = &self.tun else { return };
         let mut failed = None;
         let (driver, busy) = (&mut self.driver, &mut self.busy);
-        tun.read(|| match driver.plane().poll_tun(TUN_BUDGET, now.instant) {
-            Progress::Idle => false,
-            Progress::More => {
-                *busy = true;
-                true
-            }
-            Progress::Failed(error) => {
-                failed = Some(error);
-                false
+        tun.read(anyway, || {
+            match driver.plane().poll_tun(TUN_BUDGET, now.instant) {
+                Progress::Idle => false,
+                Progress::More => {
+                    *busy = true;
+                    true
+                }
+                Progress::Failed(error) => {
+                    failed = Some(error);
+                    false
+                }
             }
         });
         if let Some(error) = failed {

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long a change may wait for its checkpoint: what is lost when the process is killed.
 const CHECKPOINT: Duration = Duration::from_millis(250);
+/// Sessions in the records of one step: some milliseconds at the most, unless one tunnel has more.
+const CHECKPOINT_STEP: usize = 512;
 /// Checkpoints take a shard's time at most one part in so many, however large tunnels are.
 const CHECKPOINT_SHARE: u32 = 10;
 /// Each session is looked at about once a second, in parts, so that no look takes long.
@@ -70,11 +72,11 @@ impl Upkeep {
     /// Does what is due; true: a second is over.
     pub(super) fn run(&mut self, driver: &mut Driver<UserPath>, now: Now) -> bool {
         if self.checkpoint.is_some_and(|at| at <= now.instant) {
-            self.checkpoint = None;
-            driver.checkpoint_changed(now);
+            driver.checkpoint_changed(CHECKPOINT_STEP, now);
             let took = now.instant.elapsed();
             self.metrics.checkpoint_duration.observe(took.as_secs_f64());
             self.rested = now.instant + took * CHECKPOINT_SHARE;
+            self.checkpoint = driver.has_changed().then_some(self.rested);
         }
         if self.sweep.is_some_and(|at| at <= now.instant) {
             self.sweep = None;
