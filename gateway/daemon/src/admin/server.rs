@@ -96,14 +96,15 @@ pub struct Listeners {
 impl Listeners {
     /// Binds all that is configured and not there yet.
     pub fn bind_missing(&mut self, admin: &Admin, metrics: &Metrics) -> Result<(), StartError> {
+        // First, as it tells best that another gateway runs in the same place.
+        if self.unix.is_none() {
+            self.unix = Some(bind_unix(&admin.socket)?);
+        }
         if let Some(listen) = admin.listen {
             check_safe(listen, admin)?;
             if self.tcp.is_none() {
                 self.tcp = Some(bind_tcp(listen)?);
             }
-        }
-        if self.unix.is_none() {
-            self.unix = Some(bind_unix(&admin.socket)?);
         }
         if let (Some(listen), None) = (metrics.listen, &self.metrics) {
             self.metrics = Some(bind_tcp(listen)?);

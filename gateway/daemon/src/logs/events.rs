@@ -83,7 +83,13 @@ impl Observer for EventLog {
                 lost,
             } => {
                 let (id, peer) = (tunnel.id, tunnel.peer.remote);
-                tracing::info!(tunnel = %id, %peer, sessions, lost, "tunnel goes on after a restart");
+                // One line says how many there are; only what went wrong is told tunnel by tunnel.
+                match lost {
+                    0 => tracing::debug!(tunnel = %id, %peer, sessions, "tunnel goes on after a restart"),
+                    _ => {
+                        tracing::warn!(tunnel = %id, %peer, sessions, lost, "tunnel goes on without all its sessions")
+                    }
+                }
             }
             EngineEvent::TunnelRefused { peer, reason, .. } => {
                 let (peer, reason) = (peer.remote, reason.as_str());

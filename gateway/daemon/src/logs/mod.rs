@@ -70,6 +70,7 @@ pub fn start(log: &Log) -> Result<Level, LogError> {
             fmt::layer()
                 .json()
                 .flatten_event(true)
+                .with_span_list(false)
                 .with_writer(std::io::stderr),
         )
     };

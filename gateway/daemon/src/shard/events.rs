@@ -318,11 +318,12 @@ impl<P: Plane> Driver<P> {
             return;
         };
         let entry = local.and_then(|local| tunnel.sessions.get(&local));
-        let (session, peer, user) = match entry {
-            Some(entry) => (entry.id.to_string(), entry.peer.as_str(), entry.user.as_str()),
-            None => (String::new(), "", ""),
-        };
-        let id = tunnel.id.map(|id| id.to_string()).unwrap_or_default();
+        let session = entry.map(|entry| entry.id.to_string());
+        let peer = entry.map(|entry| entry.peer.as_str());
+        let user = entry
+            .map(|entry| entry.user.as_str())
+            .filter(|user| !user.is_empty());
+        let id = tunnel.id.map(|id| id.to_string());
         match severity {
             Severity::Debug => tracing::debug!(tunnel = id, session, peer, user, "{text}"),
             Severity::Info => tracing::info!(tunnel = id, session, peer, user, "{text}"),

@@ -79,10 +79,10 @@ fn secrets(prepared: &Prepared, line: &mut impl FnMut(&str, &str)) {
 
 fn off(prepared: &Prepared) -> Vec<(&'static str, &str)> {
     let mut off = Vec::new();
-    for service in [&prepared.network.device, &prepared.network.host] {
-        if !service.on {
-            off.push((service.name, service.detail.as_str()));
-        }
+    let (device, host) = (&prepared.network.device, &prepared.network.host);
+    // Without the device there is nothing to tell the host.
+    if let Some(service) = [device, host].into_iter().find(|service| !service.on) {
+        off.push((service.name, service.detail.as_str()));
     }
     let failed = prepared
         .listening

@@ -1,7 +1,6 @@
 //! What a serving worker does from second to second, and how it ends.
 
 use super::control::RestartWanted;
-use super::now;
 use super::serve::Gateway;
 use crate::admin::Listeners;
 use crate::host::HostConfig;
@@ -96,7 +95,10 @@ impl Gateway {
                         return End::Orphaned;
                     }
                 },
-                Some(RestartWanted) = wishes.recv() => return End::Restart,
+                Some(RestartWanted) = wishes.recv() => {
+                    tracing::info!("the worker restarts; sessions stay");
+                    return End::Restart;
+                }
                 _ = tick.tick() => self.look_after(&mut chores).await,
             }
         }
@@ -217,7 +219,7 @@ impl Gateway {
                 if self.device {
                     super::network::revert(&HostConfig::new(&self.config.network, &self.config.engine.pools));
                 }
-                tracing::info!(at = ?now().wall, "the gateway ends");
+                tracing::info!("the gateway ends");
             }
             End::Orphaned => {}
         }

@@ -108,13 +108,15 @@ fn the_local_socket_needs_no_token_and_takes_none_that_is_wrong() {
 fn a_second_gateway_does_not_take_the_socket_but_what_a_dead_one_left_is_replaced() {
     let harness = Harness::start();
     let mut admin = harness.plane.configs().current().admin.clone();
-    admin.listen = None;
+    // One that uses the same directory would listen on the same address too.
+    admin.listen = Some(harness.address);
     let metrics = crate::config::Metrics { listen: None };
     let error = Listeners::bind(&admin, &metrics).unwrap_err();
     assert!(
         error.to_string().contains("another gateway is running"),
         "{error}"
     );
+    admin.listen = None;
     admin.socket = harness.directory.path().join("left.sock");
     drop(std::os::unix::net::UnixListener::bind(&admin.socket).unwrap());
     assert!(admin.socket.exists());
@@ -126,6 +128,7 @@ fn an_address_in_use_is_one_clear_line() {
     let harness = Harness::start();
     let mut admin = harness.plane.configs().current().admin.clone();
     admin.listen = Some(harness.address);
+    admin.socket = harness.directory.path().join("other.sock");
     let error = Listeners::bind(&admin, &crate::config::Metrics { listen: None }).unwrap_err();
     let text = error.to_string();
     assert!(
