@@ -36,8 +36,8 @@ pub enum EngineEvent {
     SessionRefused {
         /// Where it came in.
         origin: Origin,
-        /// The tunnel it would have been in.
-        tunnel: TunnelId,
+        /// The tunnel it would have been in; `None`: its protocol has none.
+        tunnel: Option<TunnelId>,
         /// Who asked.
         peer: PeerAddr,
         /// Why not.

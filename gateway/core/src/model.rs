@@ -177,8 +177,8 @@ pub struct Session {
     pub kind: SessionKind,
     /// Where it came in.
     pub origin: Origin,
-    /// The tunnel that carries it.
-    pub tunnel: TunnelId,
+    /// The tunnel that carries it; `None`: its protocol has none.
+    pub tunnel: Option<TunnelId>,
     /// Its machine's own name of it.
     pub local: LocalRef,
     /// Both ends of what carries it.

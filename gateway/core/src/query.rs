@@ -3,7 +3,7 @@
 use crate::admission::Refused;
 use crate::model::{Address, Session, State, Tunnel};
 use crate::{SessionId, TunnelId};
-use sluice_spi::{LocalRef, MachineKey, ShardId};
+use sluice_spi::{LocalRef, ShardId};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
@@ -48,7 +48,7 @@ impl SessionFilter {
             && text(&self.user, session.user())
             && text(&self.realm, realm)
             && same(&self.peer, &session.peer.remote.ip())
-            && same(&self.tunnel, &session.tunnel)
+            && (self.tunnel.is_none() || self.tunnel == session.tunnel)
             && self.address.is_none_or(|wanted| holds(session, wanted))
     }
 }
@@ -144,10 +144,8 @@ pub(crate) fn page_size(limit: usize) -> usize {
 pub struct Owner {
     /// The shard.
     pub shard: ShardId,
-    /// The tunnel.
-    pub tunnel: TunnelId,
-    /// The machine's key on that shard.
-    pub key: MachineKey,
+    /// The tunnel; `None`: its protocol has none.
+    pub tunnel: Option<TunnelId>,
     /// The machine's own name of the session.
     pub local: LocalRef,
 }

@@ -372,7 +372,7 @@ fn session(reader: &mut Reader<'_>, tunnel: TunnelId, origin: &Origin) -> Read<S
         id: session_id(reader)?,
         state: State::Recovering,
         origin: origin.clone(),
-        tunnel,
+        tunnel: Some(tunnel),
         local: LocalRef(reader.u32()?),
         kind: match reader.u8()? {
             0 => SessionKind::Connection,

@@ -214,14 +214,8 @@ impl Table {
                 vacant.insert(live);
             }
         }
-        let joined = self.tunnel(tunnel, |tunnel| {
-            let vacant = !tunnel.sessions.contains_key(&local);
-            if vacant {
-                tunnel.sessions.insert(local, id);
-            }
-            vacant
-        });
-        if joined != Some(true) {
+        let joined = tunnel.is_none_or(|tunnel| self.join_tunnel(tunnel, local, id));
+        if !joined {
             return match self.sessions.remove(&id) {
                 Some((_, live)) => Err(live),
                 None => Ok(()),
@@ -232,6 +226,18 @@ impl Table {
         let mut order = self.session_order.write().unwrap_or_else(PoisonError::into_inner);
         order.insert(id);
         Ok(())
+    }
+
+    /// False: the tunnel is gone, or has a session of that name.
+    fn join_tunnel(&self, tunnel: TunnelId, local: LocalRef, id: SessionId) -> bool {
+        let joined = self.tunnel(tunnel, |tunnel| {
+            let vacant = !tunnel.sessions.contains_key(&local);
+            if vacant {
+                tunnel.sessions.insert(local, id);
+            }
+            vacant
+        });
+        joined == Some(true)
     }
 
     /// Changes a session; `None` where there is no such one.
@@ -275,11 +281,13 @@ impl Table {
             self.leave_user(user, id);
         }
         let local = session.local;
-        self.tunnel(session.tunnel, |tunnel| {
-            if tunnel.sessions.get(&local) == Some(&id) {
-                tunnel.sessions.remove(&local);
-            }
-        });
+        if let Some(tunnel) = session.tunnel {
+            self.tunnel(tunnel, |tunnel| {
+                if tunnel.sessions.get(&local) == Some(&id) {
+                    tunnel.sessions.remove(&local);
+                }
+            });
+        }
         Some(live)
     }
 

@@ -197,11 +197,11 @@ impl Engine {
         Ok(id)
     }
 
-    /// A session starts: admission. On `Ok`, [`Engine::session_down`] is called once for it, sooner or later.
+    /// A session starts, in a tunnel or, where its protocol has none, by itself: admission. On `Ok`, [`Engine::session_down`] is called once for it, sooner or later.
     pub fn session_opening(
         &self,
         origin: &Origin,
-        tunnel: TunnelId,
+        tunnel: Option<TunnelId>,
         local: LocalRef,
         call: &CallInfo,
         now: Now,
@@ -235,7 +235,13 @@ impl Engine {
         Ok(id)
     }
 
-    fn refuse_session(&self, origin: &Origin, tunnel: TunnelId, call: &CallInfo, reason: Refused) -> Refusal {
+    fn refuse_session(
+        &self,
+        origin: &Origin,
+        tunnel: Option<TunnelId>,
+        call: &CallInfo,
+        reason: Refused,
+    ) -> Refusal {
         self.tell(EngineEvent::SessionRefused {
             origin: origin.clone(),
             tunnel,
@@ -314,7 +320,8 @@ impl Engine {
             live.unsaved |= live.session.counters != before;
             let waited = |saved| elapsed(saved, now.instant) >= interval;
             let due = live.unsaved && live.saved.is_none_or(waited);
-            (due && live.session.state == State::Established).then_some(live.session.tunnel)
+            let tunnel = live.session.tunnel;
+            tunnel.filter(|_| due && live.session.state == State::Established)
         });
         let Some(due) = changed else { return false };
         if let Some(tunnel) = due {
@@ -381,7 +388,7 @@ impl Engine {
 fn opening_session(
     id: SessionId,
     origin: &Origin,
-    tunnel: TunnelId,
+    tunnel: Option<TunnelId>,
     local: LocalRef,
     call: &CallInfo,
     now: Now,

@@ -92,11 +92,9 @@ impl Engine {
     /// Whom to tell something about a session that has not ended.
     pub fn find_owner(&self, id: SessionId) -> Option<Owner> {
         let session = self.table.snapshot(id)?;
-        let key = self.table.tunnel(session.tunnel, |tunnel| tunnel.tunnel.key)?;
         Some(Owner {
             shard: session.origin.shard,
             tunnel: session.tunnel,
-            key,
             local: session.local,
         })
     }

@@ -328,9 +328,9 @@ impl Harness {
             called: None,
             label: label.map(str::to_owned),
         };
-        let opened = self
-            .engine
-            .session_opening(&self.origin, self.tunnel, LocalRef(local), &call, now());
+        let opened =
+            self.engine
+                .session_opening(&self.origin, Some(self.tunnel), LocalRef(local), &call, now());
         opened.unwrap()
     }
 

@@ -110,7 +110,8 @@ pub(crate) struct SessionView {
     protocol: &'static str,
     listener: String,
     shard: u16,
-    tunnel: String,
+    /// The tunnel that carries it; null where its protocol has none.
+    tunnel: Option<String>,
     /// The user's whole name, as claimed while it authenticates.
     user: Option<String>,
     /// The peer's outer address and port.
@@ -162,7 +163,7 @@ impl From<&Session> for SessionView {
             protocol: session.origin.protocol,
             listener: session.origin.listener.clone(),
             shard: session.origin.shard.0,
-            tunnel: session.tunnel.to_string(),
+            tunnel: session.tunnel.map(|tunnel| tunnel.to_string()),
             user: session.user().map(str::to_owned),
             peer: session.peer.remote.to_string(),
             local: session.peer.local.to_string(),
@@ -364,7 +365,7 @@ pub(crate) fn event_data(event: &EngineEvent) -> Value {
             peer,
             reason,
         } => json!({
-            "protocol": origin.protocol, "listener": origin.listener, "tunnel_id": tunnel.to_string(),
+            "protocol": origin.protocol, "listener": origin.listener, "tunnel_id": tunnel.map(|tunnel| tunnel.to_string()),
             "peer": peer.remote.to_string(), "reason": reason.as_str(),
         }),
         EngineEvent::AuthRequested {

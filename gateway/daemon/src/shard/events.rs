@@ -87,7 +87,10 @@ impl<P: Plane> Driver<P> {
         };
         // A session in a tunnel that was refused goes the way of its tunnel.
         let Some(id) = tunnel.id else { return };
-        let verdict = match self.engine.session_opening(&tunnel.origin, id, local, call, now) {
+        let verdict = match self
+            .engine
+            .session_opening(&tunnel.origin, Some(id), local, call, now)
+        {
             Ok(id) => {
                 tunnel
                     .sessions

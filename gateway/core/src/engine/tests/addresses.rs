@@ -160,7 +160,7 @@ fn a_new_configuration_says_what_applies_and_who_is_orphaned() {
     assert_eq!(small.session(id).state, crate::State::Established);
     let full = small
         .engine
-        .session_opening(&origin(0), tunnel, LocalRef(2), &call(1), small.now);
+        .session_opening(&origin(0), Some(tunnel), LocalRef(2), &call(1), small.now);
     assert!(full.is_err());
     assert_eq!(small.engine.reconfigure(changed).now, [] as [String; 0]);
     assert_eq!(lock(&small.engine.admission).counts().0, 1);

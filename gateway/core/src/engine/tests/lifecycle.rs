@@ -21,10 +21,7 @@ fn a_session_goes_from_opening_to_the_history() {
     );
     assert!(!small.engine.session_up(id, &[], small.now), "only once");
     let owner = small.engine.find_owner(id).unwrap();
-    assert_eq!(
-        (owner.tunnel, owner.local, owner.key),
-        (tunnel, LocalRef(5), MachineKey(16))
-    );
+    assert_eq!((owner.tunnel, owner.local), (Some(tunnel), LocalRef(5)));
     assert_eq!(small.engine.session_of(tunnel, LocalRef(5)), Some(id));
     small.tick(10);
     assert!(small.engine.update_counters(id, stats(100), small.now));
@@ -80,18 +77,43 @@ fn totals_follow_the_states() {
 }
 
 #[test]
+fn a_session_may_be_without_a_tunnel() {
+    let small = Small::new(config());
+    let local = LocalRef(7);
+    let open = || {
+        small
+            .engine
+            .session_opening(&origin(1), None, local, &call(1), small.now)
+    };
+    let (first, second) = (open().unwrap(), open().unwrap());
+    assert_ne!(first, second, "names are unique within a tunnel alone");
+    let owner = small.engine.find_owner(first).unwrap();
+    assert_eq!(
+        (owner.shard, owner.tunnel, owner.local),
+        (ShardId(1), None, local)
+    );
+    assert!(small.engine.session_up(first, &[], small.now));
+    assert!(small.engine.update_counters(first, stats(10), small.now));
+    for id in [first, second] {
+        assert!(small.engine.session_down(id, &ended(), stats(10), small.now));
+    }
+    assert_eq!(small.engine.totals().opened, small.engine.totals().closed);
+    assert_eq!(small.engine.session(first).unwrap().counters, stats(10));
+}
+
+#[test]
 fn a_session_without_its_tunnel_or_with_a_used_name_is_refused_and_leaves_nothing() {
     let small = Small::new(config());
     let tunnel = small.tunnel(16);
     small.open(tunnel, 1);
     let again = small
         .engine
-        .session_opening(&origin(0), tunnel, LocalRef(1), &call(1), small.now);
+        .session_opening(&origin(0), Some(tunnel), LocalRef(1), &call(1), small.now);
     assert_eq!(again, Err(Refusal::Overload));
     small.engine.tunnel_down(tunnel, &ended(), small.now);
     let late = small
         .engine
-        .session_opening(&origin(0), tunnel, LocalRef(2), &call(1), small.now);
+        .session_opening(&origin(0), Some(tunnel), LocalRef(2), &call(1), small.now);
     assert_eq!(late, Err(Refusal::Overload));
     assert_eq!(
         small.engine.totals().refused.get(&crate::Refused::NoTunnel),
@@ -136,13 +158,13 @@ fn refusals_reach_the_protocol_and_the_observer() {
     small.open(tunnel, 1);
     let full = small
         .engine
-        .session_opening(&origin(0), tunnel, LocalRef(2), &call(1), small.now);
+        .session_opening(&origin(0), Some(tunnel), LocalRef(2), &call(1), small.now);
     assert_eq!(full, Err(Refusal::TooManySessions));
     small.engine.set_draining(true);
     small.engine.set_draining(true);
     let draining = small
         .engine
-        .session_opening(&origin(0), tunnel, LocalRef(2), &call(1), small.now);
+        .session_opening(&origin(0), Some(tunnel), LocalRef(2), &call(1), small.now);
     assert_eq!(draining, Err(Refusal::Draining));
     assert_eq!(
         small.heard.names(),
@@ -167,7 +189,7 @@ fn load_of_the_shard_or_of_all_refuses_new_sessions_only() {
         let now = small.now;
         small
             .engine
-            .session_opening(&origin(shard), tunnel, LocalRef(local), &call(1), now)
+            .session_opening(&origin(shard), Some(tunnel), LocalRef(local), &call(1), now)
     };
     small.engine.set_load(ShardId(0), 1000);
     assert_eq!(open(2, 0), Err(Refusal::Overload));

@@ -176,7 +176,7 @@ impl Small {
         let call = call(1);
         let opened = self
             .engine
-            .session_opening(&origin(0), tunnel, LocalRef(local), &call, self.now);
+            .session_opening(&origin(0), Some(tunnel), LocalRef(local), &call, self.now);
         opened.unwrap()
     }
 

@@ -40,7 +40,7 @@ fn every_filter_finds_its_sessions_over_pages() {
         let call = call(number % 3);
         let id = small
             .engine
-            .session_opening(&origin(0), tunnel, LocalRef(number), &call, small.now)
+            .session_opening(&origin(0), Some(tunnel), LocalRef(number), &call, small.now)
             .unwrap();
         if number % 4 > 0 {
             let user = format!("user{}@realm{}", number % 5, number % 2);
@@ -156,7 +156,7 @@ fn pages_are_stable_while_sessions_come_and_go() {
                 let mut live = std::collections::VecDeque::new();
                 for local in 0u32.. {
                     let opened =
-                        engine.session_opening(&origin(shard), tunnel, LocalRef(local), &call(9), now);
+                        engine.session_opening(&origin(shard), Some(tunnel), LocalRef(local), &call(9), now);
                     live.push_back(opened.unwrap());
                     if live.len() > 50 {
                         let id = live.pop_front().unwrap();
@@ -228,7 +228,8 @@ fn limits_hold_when_all_shards_ask_at_once() {
             scope.spawn(move || {
                 for number in 0..200 {
                     let local = LocalRef(shard * 1000 + number);
-                    let Ok(id) = engine.session_opening(&origin(0), tunnel, local, &call(1), now) else {
+                    let Ok(id) = engine.session_opening(&origin(0), Some(tunnel), local, &call(1), now)
+                    else {
                         continue;
                     };
                     engine.auth_requested(id, &request("bob"));

@@ -117,7 +117,7 @@ impl Life {
         self.recorded.insert(tunnel);
         for id in &self.sessions {
             let session = small.session(*id);
-            if session.tunnel == tunnel && session.state == State::Established {
+            if session.tunnel == Some(tunnel) && session.state == State::Established {
                 self.saved.insert(*id, session.counters.rx_packets);
             }
         }
@@ -136,7 +136,7 @@ impl Life {
                     prop_assert!(self.opened.contains(&session.id), "never opened");
                     prop_assert!(self.closed.insert(session.id), "ended twice");
                     prop_assert_eq!(session.state, State::Closed);
-                    changed.insert(session.tunnel);
+                    changed.extend(session.tunnel);
                 }
                 EngineEvent::TunnelDown { tunnel, .. } => {
                     self.recorded.remove(&tunnel.id);
@@ -173,7 +173,7 @@ impl Life {
                 if let Some((id, _)) = tunnel(&pick) {
                     self.next += 1;
                     let opened =
-                        engine.session_opening(&origin(0), id, LocalRef(self.next), &call(peer), now);
+                        engine.session_opening(&origin(0), Some(id), LocalRef(self.next), &call(peer), now);
                     self.sessions.extend(opened);
                 }
             }
@@ -390,7 +390,7 @@ proptest! {
                 label: (local % 2 == 0).then(|| texts[2].clone()),
                 ..call(1)
             };
-            let id = small.engine.session_opening(&origin(0), tunnel, LocalRef(local), &call, small.now).unwrap();
+            let id = small.engine.session_opening(&origin(0), Some(tunnel), LocalRef(local), &call, small.now).unwrap();
             let profile = Profile {
                 mtu,
                 session_timeout: timeout.map(Duration::from_nanos),

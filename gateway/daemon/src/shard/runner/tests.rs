@@ -333,7 +333,7 @@ fn clients_come_up_are_described_and_ended() {
             .is_empty()
     );
     assert!(
-        !ask(remote.describe_tunnel(session.tunnel))
+        !ask(remote.describe_tunnel(session.tunnel.unwrap()))
             .unwrap()
             .unwrap()
             .is_empty()
@@ -356,7 +356,7 @@ fn clients_come_up_are_described_and_ended() {
     assert_eq!(ask(remote.close_all(TerminateCause::AdminReboot)), Ok(()));
     client.until("the tunnel is over", |client| client.over);
     assert_eq!((client.down.len(), gateway.sessions().len()), (3, 0));
-    assert_eq!(ask(remote.describe_tunnel(session.tunnel)), Ok(None));
+    assert_eq!(ask(remote.describe_tunnel(session.tunnel.unwrap())), Ok(None));
     assert_eq!(ask(remote.end()), Ok(()));
     gateway.join();
     assert!(ask(remote.end()).is_err());
