@@ -4,7 +4,7 @@
 # installing that would start a server.
 set -euo pipefail
 packages=(user-mode-linux ppp xl2tpd busybox-static iproute2 iputils-ping iperf3 tcpdump tshark nftables
-    procps psmisc curl jq systemd)
+    procps psmisc curl jq systemd libcap2-bin)
 tools=$(dirname "$0")/../target/tools
 
 fetch_promtool() {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the Debian package: build.sh BINARY DIRECTORY writes DIRECTORY/sluice_VERSION_ARCHITECTURE.deb and prints its
-# name. Needs dpkg-deb alone. The same tree and SOURCE_DATE_EPOCH give the same package, octet by octet.
+# name. Needs dpkg-deb alone. The same tree and SOURCE_DATE_EPOCH give the same package, octet by octet. COMPRESSION is
+# what dpkg-deb calls -Z: xz, or none for a quick look.
 set -euo pipefail
 umask 022
 [ $# = 2 ] || { echo "usage: $0 BINARY DIRECTORY" >&2; exit 2; }
@@ -56,5 +57,5 @@ chmod 644 "$root/DEBIAN/control"
 
 find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 package=$out/sluice_${version}_${architecture}.deb
-dpkg-deb --root-owner-group -Zxz --build "$root" "$package" >/dev/null
+dpkg-deb --root-owner-group -Z"${COMPRESSION:-xz}" --build "$root" "$package" >/dev/null
 echo "$package"
