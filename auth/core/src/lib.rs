@@ -6,6 +6,7 @@
 //! concrete addresses and limits which the protocol machine then offers to its peer.
 
 mod grants;
+mod host;
 mod identity;
 mod password;
 mod prefix;
@@ -16,6 +17,7 @@ mod throttle;
 mod timestamp;
 
 pub use grants::{AddressRule, AddressRuleError, Grants, Ipv6Prefix, PrefixError, Profile};
+pub use host::{BadHost, Host, HostName, MAX_HOST_NAME};
 pub use identity::{Identity, MAX_NAME};
 pub use password::{Argon2Cost, PasswordHash, PasswordHashError, WeakPassword, check_new_password};
 pub use prefix::{IpPrefix, IpPrefixError};
