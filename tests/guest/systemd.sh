@@ -32,7 +32,7 @@ After=basic.target
 [Service]
 Type=oneshot
 ExecStart=/bin/sh /mnt/script.sh
-ExecStopPost=/bin/sh -c 'sync; touch /mnt/finished'
+ExecStopPost=/bin/sh -c 'sync; touch /mnt/finished; busybox poweroff -f'
 StandardOutput=file:/mnt/out.log
 StandardError=inherit
 U

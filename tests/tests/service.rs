@@ -4,6 +4,7 @@
 use sluice_tests::rig::{Gateway, ready, run, wait_for};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -19,12 +20,20 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// A process that is ended with its scope.
+/// A process that is ended with its scope, and with it those it started, which are in its process group.
 struct Ended(Child);
+
+impl Ended {
+    fn start(command: &mut Command) -> Self {
+        Self(command.process_group(0).spawn().unwrap())
+    }
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // A group that is empty by now is no failure.
+        let group = format!("-{}", self.0.id());
+        let _ = run(Command::new("kill").args(["-KILL", "--", &group]));
         let _ = self.0.wait();
     }
 }
@@ -80,14 +89,20 @@ fn the_package_serves_under_systemd() {
         .stdin(Stdio::null())
         .stdout(console)
         .stderr(Stdio::null());
-    let mut guest = Ended(guest.spawn().unwrap());
+    let mut guest = Ended::start(&mut guest);
     let text = |name: &str| fs::read(job.path().join(name)).unwrap_or_default();
     let text = |name: &str| String::from_utf8_lossy(&text(name)).into_owned();
     wait_for("the guest's script to end", GUEST, || {
-        if let Ok(Some(status)) = guest.0.try_wait() {
+        let ended = guest.0.try_wait().unwrap();
+        let finished = job.path().join("finished").exists();
+        if let (Some(status), false) = (ended, finished) {
             panic!("the guest ended with {status}: {}", text("init.log"));
         }
-        job.path().join("finished").exists().then_some(())
+        finished.then_some(())
+    });
+    // It leaves no process behind where it switches itself off.
+    wait_for("the guest to end", Duration::from_secs(30), || {
+        guest.0.try_wait().unwrap()
     });
     let said = text("out.log");
     let failed: Vec<&str> = said.lines().filter(|line| line.starts_with("FAILED")).collect();
@@ -160,7 +175,7 @@ fn the_container_serves_without_root() {
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log);
-    let mut outside = Ended(namespaces.spawn().unwrap());
+    let mut outside = Ended::start(&mut namespaces);
     let log = || fs::read_to_string(folder.path().join("log")).unwrap();
     let inside = wait_for("the gateway to serve", Duration::from_secs(30), || {
         if let Ok(Some(status)) = outside.0.try_wait() {
