@@ -3,6 +3,7 @@
 
 use crate::drops;
 use crate::fsm::{Actions, Event, State, transition};
+use crate::header::protocol;
 use crate::output::Env;
 use crate::wire::{OptionWalk, Packet, RawOption, code};
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ const MAX_ROUNDS: u8 = 32;
 const MAX_REPEATS: u8 = 3;
 /// How long after opening, in restart intervals, a repeated Configure-Request is taken for a repetition.
 const REPEAT_WINDOW: u32 = 4;
+/// Silence after which a peer that speaks for the first time is taken for one that was not there before. A peer
+/// with a shorter way has answered by then.
+const LATE_PEER: Duration = Duration::from_millis(5);
 
 /// Why a negotiation cannot succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +196,8 @@ pub(crate) struct Cp<O> {
     rounds: u8,
     /// The peer sent a Terminate-Request while we were negotiating.
     peer_left: bool,
+    /// When the first Configure-Request since the lower layer came up was sent, until the peer is heard.
+    unheard: Option<Instant>,
     recent: Recent,
     opened: Option<Instant>,
     timer: Option<Instant>,
@@ -211,6 +217,7 @@ impl<O: Options> Cp<O> {
             naks: 0,
             rounds: 0,
             peer_left: false,
+            unheard: None,
             recent: Recent::default(),
             opened: None,
             timer: None,
@@ -267,6 +274,7 @@ impl<O: Options> Cp<O> {
         self.rounds = 0;
         self.naks = 0;
         self.recent = Recent::default();
+        self.unheard = Some(env.now);
         self.run(Event::Up, NO_REPLY, env)
     }
 
@@ -351,6 +359,7 @@ impl<O: Options> Cp<O> {
         if let Err(signals) = self.count_round() {
             return signals;
         }
+        self.repeat_for_late_peer(env);
         let judge = Judge {
             nak: Vec::new(),
             reject: Vec::new(),
@@ -377,6 +386,18 @@ impl<O: Options> Cp<O> {
         self.run(Event::BadRequest, reply, env)
     }
 
+    /// The peer speaks for the first time, and our Configure-Request is without an answer. Often the peer was not
+    /// there yet when it came: a LAC says that a call is connected before its PPP has started. So the request is
+    /// repeated at once instead of when the restart timer runs out. It goes before our answer: a peer that has it
+    /// already acknowledges it again and opens only then (RFC 1661, 4.1: RCR+ in Ack-Sent).
+    fn repeat_for_late_peer(&mut self, env: &mut Env<'_>) {
+        let Some(since) = self.unheard.take() else { return };
+        let late = env.now.saturating_duration_since(since) >= LATE_PEER;
+        if O::PROTOCOL == protocol::LCP && late && self.awaiting && self.state == State::ReqSent {
+            self.send_request(true, env);
+        }
+    }
+
     /// While open, the Configure-Request that was acknowledged last comes again soon: our Configure-Ack was lost,
     /// or the path duplicates. To acknowledge it again is what the peer needs; to go back to negotiating, as a
     /// new one would have it, would take down a link that works.
@@ -390,6 +411,7 @@ impl<O: Options> Cp<O> {
     }
 
     fn handle_answer(&mut self, packet: Packet<'_>, env: &mut Env<'_>) -> Signals {
+        self.unheard = None;
         if !self.awaiting || packet.id != self.request_id {
             env.out.dropped(drops::STALE);
             return Signals::default();

@@ -26,6 +26,28 @@ fn opened() -> Script {
 }
 
 #[test]
+fn a_peer_that_starts_later_need_not_wait_for_the_restart_timer() {
+    let mut script = server();
+    script.pass(Duration::from_millis(40));
+    assert!(script.sent().is_empty());
+    script.packet(LCP, 1, 7, "0506 11223344");
+    assert_eq!(
+        script.sent(),
+        [
+            "LCP Configure-Request id=1 <mru 1460> <accm 0x00000000> <auth pap> <magic 0xcb021cd7>",
+            "LCP Configure-Ack id=7 <magic 0x11223344>"
+        ]
+    );
+    // Once: it is heard from now on.
+    script.pass(Duration::from_millis(40));
+    script.packet(LCP, 1, 8, "0506 11223355");
+    assert_eq!(script.sent(), ["LCP Configure-Ack id=8 <magic 0x11223355>"]);
+    script.acknowledge(LCP);
+    script.pass(10 * SECOND);
+    assert!(script.sent().is_empty());
+}
+
+#[test]
 fn what_we_do_not_want_is_rejected_in_the_peers_order() {
     let mut script = server();
     // Quality, callback, MRRU, short sequence numbers, endpoint discriminator, self-describing padding, and an
