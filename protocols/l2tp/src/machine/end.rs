@@ -11,7 +11,8 @@ use std::time::Instant;
 
 impl Tunnel {
     /// Ends one call: its path, the peer by a CDN where `result` says so and the peer can know of the call, then
-    /// the engine.
+    /// the engine. Where PPP was ending already, that is why the call ends: a client that hangs up ends its link
+    /// first, and its LAC the call in consequence.
     pub(super) fn end_call(&mut self, sid: u16, ended: Ended, result: Option<ResultCode>, now: Instant) {
         self.remove_path(sid);
         let Some(call) = self.calls.remove(&sid) else {
@@ -24,6 +25,8 @@ impl Tunnel {
         self.timers.clear(Timer::Setup(sid));
         self.timers.clear(Timer::Ppp(sid));
         let unsent = self.channel.cancel(sid);
+        let ending = call.ppp.as_ref().and_then(|ppp| ppp.ending().cloned());
+        let ended = ending.unwrap_or(ended);
         if let Some(result) = result
             && self.peer_knows(&call, unsent)
         {

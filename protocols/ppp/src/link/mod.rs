@@ -294,6 +294,12 @@ impl Ppp {
         self.out.event(PppEvent::Down(ended));
     }
 
+    /// How the link ends, where that is decided: by us, or by a Terminate-Request of the peer. `None` once
+    /// [`PppEvent::Down`] was said.
+    pub fn ending(&self) -> Option<&Ended> {
+        self.ended.as_deref()
+    }
+
     /// Whether the link is over.
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
