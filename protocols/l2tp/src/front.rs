@@ -17,9 +17,10 @@ use crate::wire::result::{ResultCode, error, stop};
 use crate::wire::{self, Hider, hidden, message_type};
 use bytes::{Bytes, BytesMut};
 use half_open::{HalfOpen, HalfOpenTable};
+use sluice_spi::wire::display_text;
 use sluice_spi::{
-    Accepted, DropReason, Entropy, Event, Front, MachineKey, PeerAddr, Route, ShardId, Shards, Transmit, Via,
-    random_bytes, random_u16,
+    Accepted, DropReason, Entropy, Event, Front, MachineKey, PeerAddr, Route, Severity, ShardId, Shards,
+    Transmit, Via, random_bytes, random_u16,
 };
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -186,11 +187,15 @@ impl L2tpFront {
         };
         if let Some(secret) = &secret {
             let challenge = self.challenge(record);
-            let right = scccn.response.is_some_and(|response| {
-                hidden::response_matches(number::SCCCN, secret, &challenge, &response)
+            let right = scccn.response.as_ref().is_some_and(|response| {
+                hidden::response_matches(number::SCCCN, secret, &challenge, response)
             });
             if !right {
-                self.event(Event::Counted(counts::AUTH_FAILED));
+                let why = match scccn.response {
+                    Some(_) => "it has another tunnel secret",
+                    None => "it does not answer the challenge",
+                };
+                self.not_authorized(from, record.host_name(), why);
                 self.refuse(record, ResultCode::plain(stop::NOT_AUTHORIZED));
                 return Route::Done;
             }
@@ -268,6 +273,17 @@ impl L2tpFront {
         acknowledgement.encode(&[], &mut out);
         self.send(from, out);
         Route::Done
+    }
+
+    /// A peer failed to authenticate: counts it and says which, as far as it has told us.
+    fn not_authorized(&mut self, from: PeerAddr, host_name: &[u8], why: &str) {
+        self.event(Event::Counted(counts::AUTH_FAILED));
+        let (peer, name) = (from.remote, display_text(host_name));
+        self.event(Event::Notice {
+            session: None,
+            severity: Severity::Warning,
+            text: format!("the peer {peer} (\"{name}\") may not open a tunnel: {why}"),
+        });
     }
 
     /// Ends a half-open peer's attempt with a StopCCN. The record stays, so that nothing more is tried with it.

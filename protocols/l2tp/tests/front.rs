@@ -7,7 +7,7 @@ use common::world::{Peer, World, messages, stops};
 use sluice_l2tp::wire::message::{Message, Start};
 use sluice_l2tp::wire::result::{error, stop};
 use sluice_l2tp::wire::{Hider, encode};
-use sluice_spi::{MachineKey, ShardId, Shards};
+use sluice_spi::{Event, MachineKey, ShardId, Shards};
 use sluice_testkit::{Seeded, memory, mutate};
 use std::time::Duration;
 
@@ -160,6 +160,10 @@ fn the_secret_is_chosen_by_name_and_source() {
         };
         assert_eq!(codes, wanted);
         assert_eq!(world.node.log.counted("tunnel_auth_failed"), usize::from(!up));
+        let said = world.node.log.events().any(|event| {
+            matches!(event, Event::Notice { text, .. } if text.contains(address) && text.contains("tunnel secret"))
+        });
+        assert_eq!(said, !up);
     }
 }
 

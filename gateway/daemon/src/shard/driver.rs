@@ -7,12 +7,13 @@ use super::tap::Traced;
 use super::wheel::Wheel;
 use super::{Authority, Counters, Plane};
 use crate::admin::Traces;
+use crate::logs::Limiter;
 use bytes::BytesMut;
 use sluice_auth::{Profile, RejectReason};
 use sluice_core::{Engine, Now, Origin, RestoredTunnel, SessionId, TunnelId};
 use sluice_spi::{
     Accepted, Direction, Entropy, Event, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
-    PeerAddr, Route, ShardId, TerminateCause, Via,
+    PeerAddr, Route, Severity, ShardId, TerminateCause, Via,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +22,9 @@ use std::time::Instant;
 
 /// Rounds of a drain. A machine that still has something to say after so many is broken.
 pub(super) const MAX_ROUNDS: usize = 10_000;
+
+/// Lines a second of one listener about peers that have proven nothing.
+const FRONT_LINES: u32 = 5;
 
 /// One listener as a shard sees it.
 pub struct Listener {
@@ -74,11 +78,13 @@ pub struct Driver<P> {
     wheel: Wheel,
     dirty: VecDeque<u32>,
     buffer: BytesMut,
+    lines: Limiter<usize>,
 }
 
 impl<P: Plane> Driver<P> {
     /// A driver with no machines yet.
     pub fn new(parts: Parts<P>, now: Now) -> Self {
+        let lines = Limiter::new(FRONT_LINES, parts.listeners.len(), now.instant);
         Self {
             shard: parts.shard,
             engine: parts.engine,
@@ -98,6 +104,7 @@ impl<P: Plane> Driver<P> {
             wheel: Wheel::new(now.instant),
             dirty: VecDeque::new(),
             buffer: BytesMut::new(),
+            lines,
         }
     }
 
@@ -384,8 +391,10 @@ impl<P: Plane> Driver<P> {
             match entry.front.poll_event() {
                 Some(Event::Dropped(reason)) => self.counters.dropped(protocol, reason.0),
                 Some(Event::Counted(name)) => self.counters.counted(protocol, name),
-                Some(Event::Notice { text, .. }) => {
-                    tracing::info!(listener = entry.origin.listener, "{text}")
+                Some(Event::Notice { severity, text, .. }) => {
+                    if let Some(permit) = self.lines.permit(listener, now.instant) {
+                        front_notice(&entry.origin.listener, severity, &text, permit.held_back);
+                    }
                 }
                 Some(_) => {}
                 None if transmit.is_none() => break,
@@ -491,5 +500,13 @@ impl<P: Plane> Driver<P> {
         if let Some(checkpoint) = self.guarded(slot, |machine| Ok(machine.checkpoint(now.instant))) {
             self.engine.checkpoint(id, checkpoint, now);
         }
+    }
+}
+
+fn front_notice(listener: &str, severity: Severity, text: &str, left_out: u64) {
+    match severity {
+        Severity::Debug => tracing::debug!(listener, left_out, "{text}"),
+        Severity::Info => tracing::info!(listener, left_out, "{text}"),
+        Severity::Warning => tracing::warn!(listener, left_out, "{text}"),
     }
 }

@@ -110,7 +110,11 @@ impl L2tpFront {
         }
         let has_secret = self.config().peer(rule).secret.is_some();
         if !has_secret && (start.challenge.is_some() || !self.config().allow_no_secret) {
-            self.event(Event::Counted(counts::AUTH_FAILED));
+            let why = match start.challenge {
+                Some(_) => "it asks for a tunnel secret, and none is configured for it",
+                None => "no tunnel secret is configured for it",
+            };
+            self.not_authorized(from, &start.host_name, why);
             return self.turn_away(from, start.tunnel_id, ResultCode::plain(stop::NOT_AUTHORIZED));
         }
         if let Some(tunnel) = self.half_open.find(from.remote, start.tunnel_id) {
