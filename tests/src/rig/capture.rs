@@ -30,7 +30,8 @@ impl Capture {
     pub fn start(namespace: &Namespace, interface: &str, filter: &str, file: &Path) -> Self {
         let child = namespace
             .command("tcpdump")
-            .args(["-U", "-q", "-B", "32768", "-s", "400", "-i", interface, "-w"])
+            .args(["-U", "-q", "--immediate-mode", "-B", "32768", "-s", "400"])
+            .args(["-i", interface, "-w"])
             .arg(file)
             .arg(filter)
             .stderr(Stdio::null())
@@ -90,7 +91,10 @@ impl Drop for Capture {
     fn drop(&mut self) {
         self.end();
         if std::thread::panicking() {
-            let lines = Self::filter(&self.file, "l2tp.type == 1 || (ppp && !ip) || ipv6cp || icmpv6");
+            let lines = Self::filter(
+                &self.file,
+                "l2tp.type == 1 || lcp || pap || ipcp || ipv6cp || icmpv6",
+            );
             let from = lines.len().saturating_sub(SHOWN);
             eprintln!("--- {}\n{}", self.file.display(), lines[from..].join("\n"));
         }

@@ -114,11 +114,18 @@ impl Xl2tpd {
         Self::wait_up(guest, 20)
     }
 
-    /// Ends xl2tpd in the guest as a user would: it closes its call and tunnel. Waits until all of it is gone.
+    /// Ends xl2tpd in the guest as a shutdown would: it stops its tunnel at once. Waits until all of it is gone.
     #[track_caller]
     pub fn stop(guest: &mut Guest) {
         guest.run("kill -TERM $(pidof xl2tpd)");
         Self::wait_gone(guest, 15);
+    }
+
+    /// Ends pppd in the guest as a user would: it closes its link, and xl2tpd then the call.
+    #[track_caller]
+    pub fn hang_up(guest: &mut Guest) {
+        guest.must("kill -TERM $(pidof pppd)");
+        Self::wait_hung_up(guest, 15);
     }
 
     /// Waits until pppd has ended, however it came to that.

@@ -100,7 +100,7 @@ impl Gateway {
         self.must(&["restart"]);
         wait_for("the next worker", Duration::from_secs(20), || {
             let status = self.status()?;
-            (status["worker_started"] != before["worker_started"] && status["ready"] == true).then_some(())
+            (status["restarts"] != before["restarts"] && status["ready"] == true).then_some(())
         });
     }
 
@@ -255,7 +255,9 @@ impl Gateway {
 
     /// Ends the gateway in order and gives its exit code.
     pub fn stop(&mut self) -> Option<i32> {
-        self.signal("TERM");
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal("TERM");
+        }
         for _ in 0..2000 {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return status.code();

@@ -179,6 +179,7 @@ impl Drop for Guest {
         let _ = self.child.wait();
         let _ = Command::new("ip")
             .args(["-n", &self.namespace, "link", "del", &self.tap])
-            .status();
+            // The namespace may be gone already, and the interface with it.
+            .output();
     }
 }
