@@ -133,6 +133,7 @@ impl Factory for L2tpFactory {
                 let key = u16::try_from(key.0).map_err(|_| OpenError::NotSupported)?;
                 Tunnel::initiated(shared, key, peer, entropy, now)
             }
+            Open::Accepted { .. } => return Err(OpenError::Transport),
             Open::Restored { checkpoint } => {
                 let saved = crate::checkpoint::read(checkpoint)?;
                 Tunnel::restored(shared, saved, entropy, now)?

@@ -1,7 +1,12 @@
 //! What goes into a machine and what comes out of it, besides bytes.
 
-use crate::{DropReason, Ended, LocalRef, MachineKey, PathSpec, PathUpdate, PeerAddr, TerminateCause};
+use crate::{
+    ChannelFailure, ChannelRef, Close, DropReason, Ended, JoinEnd, LocalRef, MachineKey, PathSpec,
+    PathUpdate, PeerAddr, RelaySpec, StreamEnd, Target, TerminateCause,
+};
+use bytes::Bytes;
 use sluice_auth::{AuthRequest, Secret, Verdict};
+use std::net::SocketAddr;
 
 /// Something that happened to a machine.
 #[derive(Debug)]
@@ -68,6 +73,51 @@ pub enum Input<'a> {
     },
     /// The network said that the peer is unreachable (ICMP). Never proof: see the module's rules.
     PeerUnreachable,
+    /// Bytes came in on a channel, in order, cut anywhere. The machine takes all of them.
+    Stream {
+        /// The channel.
+        channel: ChannelRef,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// Nothing more comes in on a channel.
+    StreamEnded {
+        /// The channel.
+        channel: ChannelRef,
+        /// How it ended.
+        end: StreamEnd,
+    },
+    /// A channel is connected: [`Event::OpenChannel`] led there, or somebody came to [`Event::ListenChannel`].
+    ChannelOpened {
+        /// The channel.
+        channel: ChannelRef,
+        /// Our end.
+        local: SocketAddr,
+        /// The other end.
+        remote: SocketAddr,
+    },
+    /// A channel waits for its connection ([`Event::ListenChannel`]), or relays datagrams ([`Event::OpenRelay`]),
+    /// at an address that its client can reach.
+    ChannelListening {
+        /// The channel.
+        channel: ChannelRef,
+        /// The address.
+        local: SocketAddr,
+    },
+    /// A channel that was asked for is not there, or not any more.
+    ChannelFailed {
+        /// The channel.
+        channel: ChannelRef,
+        /// Why.
+        failure: ChannelFailure,
+    },
+    /// Joined channels came apart; both are closed.
+    JoinEnded {
+        /// The session.
+        session: LocalRef,
+        /// How.
+        end: JoinEnd,
+    },
 }
 
 /// A call to be placed by the gateway (L2TP: an outgoing call, OCRQ).
@@ -251,6 +301,53 @@ pub enum Event {
     RemovePath {
         /// The session.
         session: LocalRef,
+    },
+    /// Connect to a target; answer with [`Input::ChannelOpened`] or [`Input::ChannelFailed`].
+    OpenChannel {
+        /// The session that wants it.
+        session: LocalRef,
+        /// The new channel.
+        channel: ChannelRef,
+        /// Where to.
+        target: Target,
+    },
+    /// Wait for one connection from a target's address (any, where it is unspecified); answer with
+    /// [`Input::ChannelListening`] and then [`Input::ChannelOpened`], or with [`Input::ChannelFailed`].
+    ListenChannel {
+        /// The session that wants it.
+        session: LocalRef,
+        /// The new channel.
+        channel: ChannelRef,
+        /// Whom it expects.
+        from: Target,
+    },
+    /// Relay a client's datagrams; answer with [`Input::ChannelListening`] or [`Input::ChannelFailed`]. It goes on
+    /// until the machine closes the channel.
+    OpenRelay {
+        /// The session that wants it.
+        session: LocalRef,
+        /// The new channel.
+        channel: ChannelRef,
+        /// All the data plane needs.
+        relay: Box<RelaySpec>,
+    },
+    /// End a channel.
+    CloseChannel {
+        /// The channel.
+        channel: ChannelRef,
+        /// How.
+        close: Close,
+    },
+    /// Pass the bytes of two channels to each other from now on, until [`Input::JoinEnded`].
+    Join {
+        /// The session.
+        session: LocalRef,
+        /// One channel.
+        first: ChannelRef,
+        /// The other.
+        second: ChannelRef,
+        /// What came in on the first channel already and is for the second.
+        early: Bytes,
     },
     /// Established state changed in a way a restart must not forget: ask [`crate::Machine::checkpoint`].
     CheckpointDue,

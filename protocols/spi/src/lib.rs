@@ -6,6 +6,7 @@
 //! `poll_event` until both are empty, then reads `poll_timeout`.
 
 mod cause;
+mod channel;
 pub mod checkpoint;
 pub mod config;
 mod entropy;
@@ -19,6 +20,9 @@ pub mod timer;
 pub mod wire;
 
 pub use cause::{Ended, TerminateCause};
+pub use channel::{
+    ChannelFailure, ChannelRef, ClientDatagram, Close, JoinEnd, RelayCodec, RelaySpec, StreamEnd, Target,
+};
 pub use entropy::{Entropy, random_bytes, random_u16, random_u32, random_u64};
 pub use event::{
     CallInfo, Direction, Event, Fact, Input, Originate, Refusal, SessionKind, Severity, TunnelInfo,

@@ -2,8 +2,8 @@
 
 use crate::checkpoint::CheckpointError;
 use crate::{
-    DropReason, Entropy, Event, Fact, Input, LocalRef, MachineKey, PeerAddr, ShardId, Shards, TerminateCause,
-    TunnelInfo,
+    ChannelRef, DropReason, Entropy, Event, Fact, Input, LocalRef, MachineKey, PeerAddr, ShardId, Shards,
+    TerminateCause, TunnelInfo,
 };
 use bytes::{Bytes, BytesMut};
 use std::time::Instant;
@@ -15,6 +15,8 @@ pub enum Via {
     Socket(PeerAddr),
     /// Through the installed path of a session, whose codec adds the carrier's header.
     Path(LocalRef),
+    /// Out of a channel, in order.
+    Channel(ChannelRef),
 }
 
 /// A packet whose bytes `poll_transmit` appended to its buffer.
@@ -106,6 +108,14 @@ pub enum Open<'a> {
         /// The peer, and the address to send from.
         peer: PeerAddr,
     },
+    /// A peer connected, and its first bytes are this protocol's. They follow as [`Input::Stream`] on
+    /// [`ChannelRef::FIRST`].
+    Accepted {
+        /// Its key: any that no other machine of the shard has.
+        key: MachineKey,
+        /// Both ends.
+        peer: PeerAddr,
+    },
     /// A machine goes on from its checkpoint.
     Restored {
         /// What [`Machine::checkpoint`] gave.
@@ -122,6 +132,9 @@ pub enum OpenError {
     /// The module does not open tunnels by itself.
     #[error("this protocol does not open tunnels by itself")]
     NotSupported,
+    /// The module has no machines for this transport.
+    #[error("this protocol does not run over such a transport")]
+    Transport,
 }
 
 /// One per tunnel or connection, with all its sessions.

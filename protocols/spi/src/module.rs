@@ -8,6 +8,8 @@ use crate::{Factory, PathKey, ShardId, Shards};
 pub enum Transport {
     /// UDP datagrams.
     Udp,
+    /// TCP connections.
+    Tcp,
 }
 
 /// How a module's sessions survive a restart of the worker.
@@ -15,6 +17,8 @@ pub enum Transport {
 pub enum Resumption {
     /// From a checkpoint, without the peer noticing more than a pause.
     Checkpoint,
+    /// With its connections, which the keeper holds: over a restart that was asked for, not over a crash.
+    Connections,
 }
 
 /// Facts about a module that never change.
@@ -72,16 +76,25 @@ pub trait Module: Send + Sync {
     /// Whether the first bytes are this protocol's.
     fn classify(&self, first: &[u8]) -> Claim;
 
-    /// The shard that owns a packet, from the identifiers we minted; `None`: whichever received it.
-    fn steer(&self, packet: &[u8], shards: Shards) -> Option<ShardId>;
+    /// The shard that owns a packet, from the identifiers we minted; `None`: whichever received it. Datagrams only.
+    fn steer(&self, packet: &[u8], shards: Shards) -> Option<ShardId> {
+        let _ = (packet, shards);
+        None
+    }
 
-    /// What a datagram is. Called for every packet: cheap, no state, no allocation.
-    fn demux(&self, packet: &[u8]) -> Demux;
+    /// What a datagram is. Called for every packet: cheap, no state, no allocation. Datagrams only.
+    fn demux(&self, packet: &[u8]) -> Demux {
+        let _ = packet;
+        Demux::Control
+    }
 
     /// A classic BPF program for `SO_ATTACH_REUSEPORT_CBPF` that computes what [`Module::steer`] does, as
     /// (code, jt, jf, k); an out-of-range result falls back to the kernel's hash of the addresses. `None`: the
     /// hash alone is right.
-    fn steering_program(&self, shards: Shards) -> Option<Vec<(u16, u8, u8, u32)>>;
+    fn steering_program(&self, shards: Shards) -> Option<Vec<(u16, u8, u8, u32)>> {
+        let _ = shards;
+        None
+    }
 
     /// Reads the module's part of a listener's configuration. Problems are reported into the section; the
     /// factory is only used where there were none.

@@ -545,6 +545,7 @@ impl Node {
                 );
                 self.seal(machine, session, Payload::Frame(out));
             }
+            Via::Channel(channel) => panic!("a machine of datagrams sends through {channel:?}"),
         }
     }
 

@@ -329,10 +329,18 @@ impl<P: Plane> Driver<P> {
                         self.plane.send_frame(path, &buffer);
                     }
                 }
+                Via::Channel(_) => self.without_channels(slot),
             }
         }
         self.buffer = buffer;
         any
+    }
+
+    /// A machine of datagrams asked for something that only connections have.
+    pub(super) fn without_channels(&mut self, slot: u32) {
+        self.guarded(slot, |_| {
+            Err::<(), _>("a machine of datagrams asked for a channel".to_owned())
+        });
     }
 
     /// Sends a machine's packet, and notes where the machine's peer is.

@@ -28,6 +28,11 @@ impl<P: Plane> Driver<P> {
             Event::UpdatePath { session, update } => self.update_path(slot, session, update),
             Event::RemovePath { session } => self.remove_path(slot, session, now),
             Event::CheckpointDue => self.mark_dirty(slot),
+            Event::OpenChannel { .. }
+            | Event::ListenChannel { .. }
+            | Event::OpenRelay { .. }
+            | Event::CloseChannel { .. }
+            | Event::Join { .. } => self.without_channels(slot),
             Event::Recovered { tunnel, sessions } => self.recovered(slot, &tunnel, &sessions, now),
             Event::Dropped(reason) => self.counters.dropped(self.protocol(slot), reason.0),
             Event::Counted(name) => self.counters.counted(self.protocol(slot), name),

@@ -370,6 +370,12 @@ impl Machine for Tunnel {
             Input::Trace { session, on } => self.trace(session, on),
             Input::PathActive { session } => self.path_active(session, now),
             Input::PeerUnreachable => self.unreachable(),
+            Input::Stream { .. }
+            | Input::StreamEnded { .. }
+            | Input::ChannelOpened { .. }
+            | Input::ChannelListening { .. }
+            | Input::ChannelFailed { .. }
+            | Input::JoinEnded { .. } => return Err(Fault("a tunnel has no channels".to_owned())),
         }
         self.settle(now);
         Ok(())

@@ -300,11 +300,13 @@ impl From<&Descriptor> for ProtocolView {
             title: descriptor.title,
             transport: match descriptor.transport {
                 Transport::Udp => "udp",
+                Transport::Tcp => "tcp",
             },
             default_port: descriptor.default_port,
             specifications: descriptor.specifications,
             resumption: match descriptor.resumption {
                 Resumption::Checkpoint => "checkpoint",
+                Resumption::Connections => "connections",
             },
         }
     }
