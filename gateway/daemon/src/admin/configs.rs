@@ -88,6 +88,11 @@ impl Configs {
         self.last().clone()
     }
 
+    /// When the last reload was, and whether it worked; `None`: there was none.
+    pub fn last_attempt(&self) -> Option<(SystemTime, bool)> {
+        self.last_reload().map(|last| (last.at, last.error.is_none()))
+    }
+
     /// Reads a text, or the file where there is none, and tells what would change. Reads files: may block.
     pub(crate) fn check(&self, text: Option<&str>) -> Result<Vec<Change>, Vec<Problem>> {
         let read = match text {

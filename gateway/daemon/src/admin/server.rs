@@ -212,7 +212,7 @@ fn read_certificate(files: &Tls) -> Result<Arc<rustls::ServerConfig>, StartError
     Ok(Arc::new(config))
 }
 
-/// Serves until `stop` says so. Connections end with it, event streams too.
+/// Serves until `stop` says so, and then until the requests under way are answered. Event streams end with it.
 pub(crate) async fn serve(
     plane: Arc<Plane>,
     listeners: Listeners,
@@ -250,6 +250,8 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 struct Server {
     router: Router,
     places: Arc<Semaphore>,
+    /// How many places there are.
+    all: usize,
     timeout: Duration,
     stop: watch::Receiver<bool>,
 }
@@ -261,12 +263,18 @@ impl Server {
             router,
             // Each listener has its own, so that clients on the network cannot lock out the local ones.
             places: Arc::new(Semaphore::new(limits.max_connections)),
+            all: limits.max_connections,
             timeout: limits.request_timeout,
             stop,
         }
     }
 
     async fn tcp(mut self, listener: tokio::net::TcpListener, certificate: Option<Arc<Certificate>>) {
+        self.accept_tcp(listener, certificate).await;
+        self.last_answers().await;
+    }
+
+    async fn accept_tcp(&mut self, listener: tokio::net::TcpListener, certificate: Option<Arc<Certificate>>) {
         while let Some((stream, address)) = self.accept(|context| listener.poll_accept(context)).await {
             let Some(place) = self.place() else { continue };
             let peer = Peer::Remote { address };
@@ -287,6 +295,11 @@ impl Server {
     }
 
     async fn unix(mut self, listener: tokio::net::UnixListener) {
+        self.accept_unix(listener).await;
+        self.last_answers().await;
+    }
+
+    async fn accept_unix(&mut self, listener: tokio::net::UnixListener) {
         let own = rustix::process::geteuid().as_raw();
         while let Some((stream, _)) = self.accept(|context| listener.poll_accept(context)).await {
             let Some(place) = self.place() else { continue };
@@ -304,6 +317,7 @@ impl Server {
             let Some(place) = self.place() else { continue };
             tokio::spawn(self.connection(Peer::Metrics { address }, place).run(stream));
         }
+        self.last_answers().await;
     }
 
     /// The next connection; `None`: the gateway ends.
@@ -320,6 +334,13 @@ impl Server {
                 },
             }
         }
+    }
+
+    /// Waits until every connection is over: each has the place that it was given.
+    async fn last_answers(self) {
+        let all = u32::try_from(self.all).unwrap_or(u32::MAX);
+        // An error means that nobody can have a place, which is the same.
+        let _ = self.places.acquire_many(all).await;
     }
 
     fn place(&self) -> Option<OwnedSemaphorePermit> {

@@ -172,6 +172,7 @@ pub(crate) struct Harness {
     tunnel: TunnelId,
     origin: Origin,
     runtime: Option<tokio::runtime::Runtime>,
+    serving: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
 /// An answer.
@@ -266,7 +267,7 @@ impl Harness {
             .enable_all()
             .build()
             .unwrap();
-        runtime.spawn(plane.clone().serve(listeners));
+        let serving = runtime.spawn(plane.clone().serve(listeners));
         let origin = Origin {
             protocol: "echo",
             listener: "echo".to_owned(),
@@ -292,6 +293,7 @@ impl Harness {
             tunnel,
             origin,
             runtime: Some(runtime),
+            serving,
         }
     }
 
@@ -309,6 +311,11 @@ impl Harness {
             let tls = format!("[admin]\ntls_certificate = \"{certificate}\"\ntls_key = \"{key}\"\n");
             text.replacen("[admin]\n", &tls, 1)
         })
+    }
+
+    /// Whether the plane has ended serving.
+    pub(crate) fn is_over(&self) -> bool {
+        self.serving.is_finished()
     }
 
     pub(crate) fn tunnel(&self) -> TunnelId {

@@ -108,7 +108,6 @@ impl Gateway {
     async fn reload(&self) {
         match self.plane.reload().await {
             Ok(reload) => {
-                self.metrics.config_read(true, SystemTime::now());
                 for change in &reload.changes {
                     tracing::info!(applies = %change.applies, "configuration: {} changed", change.key);
                 }
@@ -117,10 +116,7 @@ impl Gateway {
                 }
                 tracing::info!(changes = reload.changes.len(), "configuration read again");
             }
-            Err(error) => {
-                self.metrics.config_read(false, SystemTime::now());
-                tracing::error!("{error}");
-            }
+            Err(error) => tracing::error!("{error}"),
         }
         self.tell("that the reload is done", self.link.ready());
     }

@@ -1,5 +1,6 @@
 //! The metrics: their labels, and what is read when they are asked for.
 
+use crate::admin::Configs;
 use crate::host;
 use crate::shard::Remote;
 use sluice_auth::{Method, RejectReason};
@@ -66,6 +67,7 @@ pub(super) struct Sources {
     pub(super) store: Arc<Store>,
     pub(super) users: Arc<LocalUsers>,
     pub(super) shards: Vec<Remote>,
+    pub(super) configs: Arc<Configs>,
     /// The protocol of each listener.
     pub(super) protocols: Vec<&'static str>,
     pub(super) masquerade: bool,
@@ -78,6 +80,9 @@ impl Sources {
         self.half_open();
         self.metrics.set_pools(&pools(&self.engine.pools()));
         self.store();
+        if let Some((at, worked)) = self.configs.last_attempt() {
+            self.metrics.config_read(worked, at);
+        }
         let cache = self.users.cache_stats();
         self.metrics.auth_cache_hits.observe(cache.hits);
         self.metrics.auth_cache_misses.observe(cache.misses);

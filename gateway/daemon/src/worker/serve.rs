@@ -259,7 +259,9 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
         restarts: prepared.restarts,
         restart: wish,
     };
+    let configs = Arc::new(Configs::new(prepared.path, MODULES, config.clone()));
     let sources = Sources {
+        configs: configs.clone(),
         metrics: metrics.clone(),
         engine: engine.clone(),
         store: store.clone(),
@@ -279,7 +281,7 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
         events,
         traces: shared.traces.clone(),
         metrics: Arc::new(move || sources.text()),
-        configs: Arc::new(Configs::new(prepared.path, MODULES, config.clone())),
+        configs,
         tokens: prepared.state.tokens,
         audit: prepared.state.audit,
     };

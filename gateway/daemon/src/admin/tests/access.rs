@@ -177,6 +177,33 @@ fn bodies_are_bounded_and_must_be_json() {
 }
 
 #[test]
+fn a_request_under_way_is_answered_before_serving_ends() {
+    let harness = Harness::start();
+    let mut stream = TcpStream::connect(harness.address).unwrap();
+    let text = request(
+        Some(&harness.admin_token),
+        "POST",
+        "/v1/drain",
+        "{\"draining\": true}",
+    );
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    stream
+        .write_all(format!("{head}\r\nExpect: 100-continue\r\n\r\n").as_bytes())
+        .unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    harness.plane.stop();
+    assert!(!harness.is_over());
+    assert_eq!(exchange(&mut stream, body).status, 200);
+    drop(stream);
+    while !harness.is_over() {
+        std::thread::yield_now();
+    }
+    assert!(harness.engine.totals().draining);
+}
+
+#[test]
 fn slow_and_silent_clients_are_dropped_and_do_not_keep_others_out() {
     let harness = Harness::start();
     let mut slow = TcpStream::connect(harness.address).unwrap();
