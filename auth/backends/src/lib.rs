@@ -24,5 +24,5 @@ pub use generate::{NoRandomness, generate_password};
 pub use hash_pool::{HashPool, HashPoolConfig, PoolError, hash_now};
 pub use local::{CacheStats, ChangeError, LocalUsers};
 pub use user::User;
-pub use users_file::{UsersError, UsersFile};
+pub use users_file::{Keep, MAX_USERS_FILE, UsersError, UsersFile};
 pub use users_table::{UserChange, UserTable};

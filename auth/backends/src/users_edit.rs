@@ -44,12 +44,20 @@ impl UsersText {
                 table.insert(key, Item::Value(value));
             }
         }
+        let first = self.users().is_some_and(|users| users.is_empty());
+        if !first {
+            table.decor_mut().set_prefix("\n");
+        } else if self.0.iter().all(|(key, _)| key == USERS) {
+            // All that a text without tables has is its heading, which stays at the top.
+            let heading = self.0.trailing().as_str().unwrap_or("").trim_end().to_owned();
+            if !heading.is_empty() {
+                table.decor_mut().set_prefix(format!("{heading}\n\n"));
+                self.0.set_trailing("");
+            }
+        }
         let Some(users) = self.users() else {
             return false;
         };
-        if !users.is_empty() {
-            table.decor_mut().set_prefix("\n");
-        }
         users.push(table);
         true
     }

@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Largest users file read, in bytes: some 300,000 users. Beyond that a database is the right place for them.
-const MAX_FILE: u64 = 64 << 20;
+pub const MAX_USERS_FILE: u64 = 64 << 20;
 
 /// What a new file begins with.
 const HEADING: &str = "\
-# Users of this gateway. Changes take effect with a reload; those made by the API and by `sluice users` keep
-# comments and everything else as it is. Passwords are Argon2id hashes, never clear text.
+# Users of this gateway. Changes made here take effect within seconds; those made by the API and by `sluice users`
+# keep comments and everything else as it is. Passwords are Argon2id hashes, never clear text.
 ";
 
 /// Why the users could not be read or changed.
@@ -63,13 +63,18 @@ fn list(problems: &[Problem]) -> String {
     lines.join("\n")
 }
 
+/// Takes each text that comes into effect, so that a later process can go on with it.
+pub type Keep = Box<dyn Fn(&str) + Send + Sync>;
+
 /// A users file and the users read from it.
 pub struct UsersFile {
     path: PathBuf,
     protocols: Vec<&'static str>,
     table: ArcSwap<UserTable>,
-    /// The state of the file that `table` was read from; held while it is read or written.
-    stamp: Mutex<Stamp>,
+    /// The state of the file that `table` was read from, held while it is read or written; `None`: the users are
+    /// not from the file as it is.
+    stamp: Mutex<Option<Stamp>>,
+    keep: Keep,
 }
 
 impl UsersFile {
@@ -84,6 +89,11 @@ impl UsersFile {
 
     /// Reads the file. `protocols` are the names that a user's `protocols` may have.
     pub fn open(path: &Path, protocols: Vec<&'static str>) -> Result<Self, UsersError> {
+        Self::open_keeping(path, protocols, Box::new(|_| {}))
+    }
+
+    /// Reads the file, and hands its text and each that follows it to `keep`.
+    pub fn open_keeping(path: &Path, protocols: Vec<&'static str>, keep: Keep) -> Result<Self, UsersError> {
         let fail = |source| UsersError::Io {
             action: "read",
             path: path.to_owned(),
@@ -91,14 +101,37 @@ impl UsersFile {
         };
         // Where the file is a link, what it points to is what will be replaced.
         let path = std::fs::canonicalize(path).map_err(fail)?;
-        let (text, stamp) = replace::read(&path, MAX_FILE).map_err(fail)?;
+        let (text, stamp) = replace::read(&path, MAX_USERS_FILE).map_err(fail)?;
         let table =
             UserTable::read(&path.to_string_lossy(), &text, &protocols).map_err(UsersError::Invalid)?;
+        keep(&text);
         Ok(Self {
             path,
             protocols,
             table: ArcSwap::from_pointee(table),
-            stamp: Mutex::new(stamp),
+            stamp: Mutex::new(Some(stamp)),
+            keep,
+        })
+    }
+
+    /// Goes on with the users of an earlier process, from a text that it was given to keep. The file itself is
+    /// stale: the next [`UsersFile::reload`] says what changed meanwhile, or what is wrong with it.
+    pub fn resume(
+        path: &Path,
+        protocols: Vec<&'static str>,
+        text: &str,
+        keep: Keep,
+    ) -> Result<Self, UsersError> {
+        // A file that is away for the moment is looked for where it was.
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let table =
+            UserTable::read(&path.to_string_lossy(), text, &protocols).map_err(UsersError::Invalid)?;
+        Ok(Self {
+            path,
+            protocols,
+            table: ArcSwap::from_pointee(table),
+            stamp: Mutex::new(None),
+            keep,
         })
     }
 
@@ -125,7 +158,7 @@ impl UsersFile {
 
     /// Whether the file is another one than was read last.
     pub fn is_stale(&self) -> io::Result<bool> {
-        Ok(Stamp::at(&self.path)? != *self.lock())
+        Ok(Some(Stamp::at(&self.path)?) != *self.lock())
     }
 
     /// Reads the file again and gives what changed. Where it has problems the users stay as they are.
@@ -133,7 +166,7 @@ impl UsersFile {
         let mut stamp = self.lock();
         let (text, read) = self.read_text()?;
         let table = self.parse(&text)?;
-        Ok(self.install(&mut stamp, table, read))
+        Ok(self.install(&mut stamp, table, read, &text))
     }
 
     /// Adds a user. The changes are this one, and those that others made to the file since it was last read.
@@ -171,12 +204,12 @@ impl UsersFile {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Stamp> {
+    fn lock(&self) -> MutexGuard<'_, Option<Stamp>> {
         self.stamp.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_text(&self) -> Result<(String, Stamp), UsersError> {
-        replace::read(&self.path, MAX_FILE).map_err(|source| UsersError::Io {
+        replace::read(&self.path, MAX_USERS_FILE).map_err(|source| UsersError::Io {
             action: "read",
             path: self.path.clone(),
             source,
@@ -187,10 +220,17 @@ impl UsersFile {
         UserTable::read(&self.path.to_string_lossy(), text, &self.protocols).map_err(UsersError::Invalid)
     }
 
-    fn install(&self, held: &mut Stamp, table: UserTable, stamp: Stamp) -> Vec<UserChange> {
+    fn install(
+        &self,
+        held: &mut Option<Stamp>,
+        table: UserTable,
+        stamp: Stamp,
+        text: &str,
+    ) -> Vec<UserChange> {
         let changes = self.table.load().changes_to(&table);
         self.table.store(Arc::new(table));
-        *held = stamp;
+        *held = Some(stamp);
+        (self.keep)(text);
         changes
     }
 
@@ -215,7 +255,7 @@ impl UsersFile {
             source,
         })?;
         let written = written.ok_or_else(|| UsersError::Changed(self.path.clone()))?;
-        Ok(self.install(&mut held, table, written))
+        Ok(self.install(&mut held, table, written, &text))
     }
 }
 

@@ -220,7 +220,7 @@ fn what_another_editor_did_is_kept_and_reported_with_the_change() {
 #[test]
 fn a_file_changed_between_reading_and_writing_is_left_alone() {
     let (directory, users) = opened(&sample());
-    let (_, stamp) = replace::read(users.path(), MAX_FILE).unwrap();
+    let (_, stamp) = replace::read(users.path(), MAX_USERS_FILE).unwrap();
     fs::write(users.path(), "# mine\n").unwrap();
     assert_eq!(replace::replace(users.path(), "# theirs\n", stamp).unwrap(), None);
     assert_eq!(text_of(&users), "# mine\n");
@@ -348,4 +348,54 @@ fn a_file_with_twenty_thousand_users_reads_and_changes() {
     let (_directory, users) = opened(&text);
     assert_eq!(users.delete_user("user77").unwrap().len(), 1);
     assert_eq!(users.table().len(), 19_999);
+}
+
+#[test]
+fn the_heading_of_a_new_file_stays_above_the_first_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("users.toml");
+    UsersFile::create(&path).unwrap();
+    let users = UsersFile::open(&path, vec!["l2tp"]).unwrap();
+    users.create_user(&user("alice")).unwrap();
+    users.create_user(&user("bob")).unwrap();
+    let text = text_of(&users);
+    assert!(text.starts_with(HEADING), "{text}");
+    assert!(text.trim_end().ends_with('"'), "{text}");
+    users.delete_user("alice").unwrap();
+    users.delete_user("bob").unwrap();
+    assert_eq!(text_of(&users).trim_end(), HEADING.trim_end());
+    users.create_user(&user("carl")).unwrap();
+    assert!(text_of(&users).starts_with(HEADING));
+}
+
+#[test]
+fn a_later_process_goes_on_with_the_users_there_were() {
+    let kept = Arc::new(Mutex::new(String::new()));
+    let keeping = || -> Keep {
+        let kept = Arc::clone(&kept);
+        Box::new(move |text| text.clone_into(&mut kept.lock().unwrap()))
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("users.toml");
+    fs::write(&path, sample()).unwrap();
+    let users = UsersFile::open_keeping(&path, vec!["l2tp"], keeping()).unwrap();
+    assert_eq!(*kept.lock().unwrap(), sample());
+    users.create_user(&user("carl")).unwrap();
+    drop(users);
+    // Somebody is in the middle of an edit when the next process starts.
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{whole}\n[[user]]\nna")).unwrap();
+    let text = kept.lock().unwrap().clone();
+    let users = UsersFile::resume(&path, vec!["l2tp"], &text, keeping()).unwrap();
+    assert!(users.get("carl").is_some() && users.is_stale().unwrap());
+    assert!(users.reload().is_err());
+    assert!(users.get("carl").is_some() && users.is_stale().unwrap());
+    fs::remove_file(&path).unwrap();
+    assert!(users.is_stale().is_err() && users.reload().is_err());
+    // The edit is done, and what changed since the process before is told.
+    fs::write(&path, whole.replace("\"bob\"", "\"rob\"")).unwrap();
+    let changes = users.reload().unwrap();
+    assert_eq!(names(&changes), ["bob", "rob"]);
+    assert!(!users.is_stale().unwrap());
+    assert!(kept.lock().unwrap().contains("rob"));
 }

@@ -5,6 +5,8 @@
 
 use super::files;
 use crate::logs::Limiter;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,9 @@ pub(crate) const MAX_FILE: u64 = 16 << 20;
 
 /// Full files that are kept besides the present one.
 pub(crate) const KEPT: usize = 8;
+
+/// Room that must be left for an entry, in bytes: more than any takes.
+const ROOM: u64 = 8 << 10;
 
 /// Refused requests a second that are written for each cause: a flood of them must not fill the disk.
 const REFUSED_A_SECOND: u32 = 10;
@@ -63,19 +68,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Audit {
-    /// An audit log in a file, which must be writable.
-    pub fn open(path: &Path, now: Instant) -> std::io::Result<Self> {
-        files::append(path)?;
-        Ok(Self {
+    /// An audit log in a file.
+    pub fn new(path: &Path, now: Instant) -> Self {
+        Self {
             path: path.to_owned(),
             limiter: Mutex::new(Limiter::new(REFUSED_A_SECOND, CAUSES, now)),
             writing: Mutex::new(()),
-        })
+        }
     }
 
     /// Whether an entry could be written now: asked before a change is made, so that none goes unrecorded.
-    pub(crate) fn check(&self) -> std::io::Result<()> {
-        files::append(&self.path).map(drop)
+    pub fn check(&self) -> std::io::Result<()> {
+        let file = files::append(&self.path)?;
+        let end = file.metadata()?.len();
+        // Takes room for an entry on the disk, which stays the file's where it is not used at once.
+        match fallocate(&file, FallocateFlags::KEEP_SIZE, end, ROOM) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            result => result.map_err(Into::into),
+        }
     }
 
     /// Writes an entry.
@@ -160,10 +170,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         for id in ["1", "2", "3"] {
-            let audit = Audit::open(&path, Instant::now()).unwrap();
+            let audit = Audit::new(&path, Instant::now());
             audit.write(&entry(id)).unwrap();
         }
-        let audit = Audit::open(&path, Instant::now()).unwrap();
+        let audit = Audit::new(&path, Instant::now());
         assert_eq!(audit.last(2).unwrap(), [entry("3"), entry("2")]);
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
     }
@@ -172,7 +182,7 @@ mod tests {
     fn refused_requests_cannot_fill_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         let now = Instant::now();
-        let audit = Audit::open(&dir.path().join("audit.jsonl"), now).unwrap();
+        let audit = Audit::new(&dir.path().join("audit.jsonl"), now);
         for _ in 0..1000 {
             audit.write_refused(entry("x"), now).unwrap();
         }
@@ -188,7 +198,7 @@ mod tests {
     fn a_full_file_is_kept_and_a_new_one_begun() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
-        let audit = Audit::open(&path, Instant::now()).unwrap();
+        let audit = Audit::new(&path, Instant::now());
         for _ in 0..KEPT + 3 {
             files::append(&path).unwrap().set_len(MAX_FILE).unwrap();
             audit.write(&entry("x")).unwrap();

@@ -23,6 +23,9 @@ pub trait Control: Send + Sync {
     /// Why the gateway is not ready for new sessions; empty: it is. Quick, never waits.
     fn not_ready(&self) -> Vec<Reason>;
 
+    /// What is wrong besides, but keeps no session out. Quick, never waits.
+    fn warnings(&self) -> Vec<Reason>;
+
     /// What is listened on, each address of each listener.
     fn listeners(&self) -> Vec<ListenerStatus>;
 

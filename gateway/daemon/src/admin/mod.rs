@@ -33,15 +33,14 @@ pub use control::{
 };
 pub use events::Events;
 pub use openapi::{document as openapi_document, text as openapi_text};
-pub use server::{Listeners, StartError};
+pub use server::{Certificate, Listeners, StartError};
 pub use tokens::{Opened, Scope, Token, TokenError, Tokens};
 pub use trace::Traces;
 
-use self::server::Certificate;
 use sluice_auth_backends::LocalUsers;
 use sluice_core::Engine;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -68,6 +67,8 @@ pub struct Parts {
     pub tokens: Tokens,
     /// The audit log.
     pub audit: Audit,
+    /// What the API on TCP is served with; `None`: without TLS.
+    pub certificate: Option<Certificate>,
 }
 
 /// What clients may use up.
@@ -83,6 +84,8 @@ pub struct Plane {
     parts: Parts,
     limits: ClientLimits,
     certificate: Option<Arc<Certificate>>,
+    /// What was wrong with the users file when it was last read.
+    users_complaint: Mutex<Option<String>>,
     /// A random name of this run, and a count: together they name a request.
     run: u32,
     requests: AtomicU64,
@@ -90,23 +93,23 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// Puts the admin plane together. Reads the certificate, where one is configured.
-    pub fn new(parts: Parts, run: u32) -> Result<Arc<Self>, StartError> {
+    /// Puts the admin plane together.
+    pub fn new(mut parts: Parts, run: u32) -> Arc<Self> {
         let config = parts.configs.current();
         let admin = &config.admin;
-        let certificate = admin.tls.as_ref().map(Certificate::load).transpose()?;
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             limits: ClientLimits {
                 max_body: admin.max_body,
                 max_connections: admin.max_connections,
                 request_timeout: admin.request_timeout,
             },
-            certificate: certificate.map(Arc::new),
+            certificate: parts.certificate.take().map(Arc::new),
             parts,
+            users_complaint: Mutex::default(),
             run,
             requests: AtomicU64::new(0),
             stop: watch::Sender::new(false),
-        }))
+        })
     }
 
     /// Serves on `listeners` until [`Plane::stop`].
@@ -125,10 +128,22 @@ impl Plane {
     pub async fn reload_users(&self) -> Result<(), String> {
         let users = self.parts.users.clone();
         let read = tokio::task::spawn_blocking(move || users.reload()).await;
-        let read = read.map_err(|error| error.to_string())?;
-        let changes = read.map_err(|error| error.to_string())?;
-        api::take_effect(self, &changes, "");
+        let read = read.map_err(|error| error.to_string());
+        let read = read.and_then(|read| read.map_err(|error| error.to_string()));
+        *self.complaint() = read.as_ref().err().cloned();
+        api::take_effect(self, &read?, "");
         Ok(())
+    }
+
+    fn complaint(&self) -> MutexGuard<'_, Option<String>> {
+        self.users_complaint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was wrong with the users file when it was last read.
+    pub(crate) fn users_complaint(&self) -> Option<String> {
+        self.complaint().clone()
     }
 
     /// Reads configuration, certificate and users anew and puts them into effect, as `POST /v1/config:reload` does:

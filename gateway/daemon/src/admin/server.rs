@@ -94,30 +94,31 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds all that is configured and not there yet.
-    pub fn bind_missing(&mut self, admin: &Admin, metrics: &Metrics) -> Result<(), StartError> {
+    /// Binds all that is configured and not there yet. Gives what could not be.
+    pub fn bind_missing(&mut self, admin: &Admin, metrics: &Metrics) -> Vec<StartError> {
+        let mut errors = Vec::new();
         // First, as it tells best that another gateway runs in the same place.
         if self.unix.is_none() {
-            self.unix = Some(bind_unix(&admin.socket)?);
+            self.unix = bind_unix(&admin.socket).map_err(|error| errors.push(error)).ok();
         }
-        if let Some(listen) = admin.listen {
-            check_safe(listen, admin)?;
-            if self.tcp.is_none() {
-                self.tcp = Some(bind_tcp(listen)?);
-            }
+        if let (Some(listen), None) = (admin.listen, &self.tcp) {
+            let bound = check_safe(listen, admin).and_then(|()| bind_tcp(listen));
+            self.tcp = bound.map_err(|error| errors.push(error)).ok();
         }
         if let (Some(listen), None) = (metrics.listen, &self.metrics) {
-            self.metrics = Some(bind_tcp(listen)?);
+            self.metrics = bind_tcp(listen).map_err(|error| errors.push(error)).ok();
         }
-        Ok(())
+        errors
     }
 
     /// Binds all that is configured.
     #[cfg(test)]
     pub(crate) fn bind(admin: &Admin, metrics: &Metrics) -> Result<Self, StartError> {
         let mut listeners = Self::default();
-        listeners.bind_missing(admin, metrics)?;
-        Ok(listeners)
+        match listeners.bind_missing(admin, metrics).into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(listeners),
+        }
     }
 }
 
@@ -173,13 +174,14 @@ fn bind_unix(path: &Path) -> Result<std::os::unix::net::UnixListener, StartError
 }
 
 /// The server's certificate, which can be read anew while it is in use.
-pub(crate) struct Certificate {
+pub struct Certificate {
     files: Tls,
     current: ArcSwap<rustls::ServerConfig>,
 }
 
 impl Certificate {
-    pub(crate) fn load(files: &Tls) -> Result<Self, StartError> {
+    /// Reads certificate and key.
+    pub fn load(files: &Tls) -> Result<Self, StartError> {
         Ok(Self {
             files: files.clone(),
             current: ArcSwap::new(read_certificate(files)?),

@@ -66,6 +66,10 @@ impl Control for Player {
         self.not_ready.lock().unwrap().clone()
     }
 
+    fn warnings(&self) -> Vec<Reason> {
+        Vec::new()
+    }
+
     fn listeners(&self) -> Vec<ListenerStatus> {
         let listener = ListenerStatus {
             name: "echo".to_owned(),
@@ -242,6 +246,8 @@ impl Harness {
         let (asked, traces) = (Arc::new(Asked::default()), Arc::new(Traces::default()));
         let not_ready = Arc::new(Mutex::new(Vec::new()));
         let opened = Tokens::open(&config.admin.tokens_file, "2026-01-01T00:00:00Z").unwrap();
+        let audit = Audit::new(&config.admin.audit_file, Instant::now());
+        audit.check().unwrap();
         let parts = Parts {
             engine: engine.clone(),
             control: Arc::new(Player {
@@ -256,9 +262,14 @@ impl Harness {
             metrics: Arc::new(|| "sluice_build_info 1\n".to_owned()),
             configs: Arc::new(Configs::new(Some(file), modules, config.clone())),
             tokens: opened.tokens,
-            audit: Audit::open(&config.admin.audit_file, Instant::now()).unwrap(),
+            audit,
+            certificate: config
+                .admin
+                .tls
+                .as_ref()
+                .map(|tls| Certificate::load(tls).unwrap()),
         };
-        let plane = Plane::new(parts, 9).unwrap();
+        let plane = Plane::new(parts, 9);
         let listeners = Listeners::bind(&config.admin, &config.metrics).unwrap();
         let address = listeners.tcp.as_ref().unwrap().local_addr().unwrap();
         let metrics = listeners.metrics.as_ref().unwrap().local_addr().unwrap();

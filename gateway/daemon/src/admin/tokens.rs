@@ -108,7 +108,7 @@ pub enum TokenError {
     },
     /// The file's content is not what the gateway writes. It was kept aside.
     #[error(
-        "the tokens file {path} is damaged ({error}); it was kept as {kept} and a new admin token was made"
+        "the tokens file {path} is damaged ({error}): its tokens are no longer valid; it was kept as {kept}"
     )]
     Damaged {
         /// The file.
@@ -174,8 +174,14 @@ impl Tokens {
     }
 
     fn set_aside(&self, error: &str) -> Result<TokenError, TokenError> {
-        let mut name = self.path.clone().into_os_string();
-        name.push(".damaged");
+        // What was kept aside before stays there.
+        let numbered = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".damaged-{number}"));
+            name
+        };
+        let free = (1..).map(numbered).find(|name| !Path::new(name).exists());
+        let name = free.unwrap_or_else(|| numbered(0));
         std::fs::rename(&self.path, &name).map_err(|error| self.file_error(error))?;
         Ok(TokenError::Damaged {
             path: self.path.display().to_string(),
@@ -327,9 +333,14 @@ mod tests {
                 .warning
                 .unwrap()
                 .to_string()
-                .contains("tokens.json.damaged")
+                .contains("tokens.json.damaged-1")
         );
-        let kept = std::fs::read_to_string(dir.path().join("tokens.json.damaged")).unwrap();
+        let kept = std::fs::read_to_string(dir.path().join("tokens.json.damaged-1")).unwrap();
+        assert_eq!(kept, "{\"tokens\": [");
+        std::fs::write(&path, "once more").unwrap();
+        let warning = open(&path).warning.unwrap().to_string();
+        assert!(warning.contains("tokens.json.damaged-2"), "{warning}");
+        let kept = std::fs::read_to_string(dir.path().join("tokens.json.damaged-1")).unwrap();
         assert_eq!(kept, "{\"tokens\": [");
     }
 

@@ -1,9 +1,9 @@
 //! The running gateway, as the admin plane asks about it.
 
-use super::network;
+use super::{network, state};
 use crate::admin::{
-    Answer, Applied, Control, ControlError, HostChange, ListenerStatus, PlaceCall, Reason, RuntimeStatus,
-    ServiceStatus, ShardStatus,
+    Answer, Applied, Certificate, Control, ControlError, HostChange, ListenerStatus, PlaceCall, Reason,
+    RuntimeStatus, ServiceStatus, ShardStatus,
 };
 use crate::config::{Change, Config};
 use crate::logs::Level;
@@ -14,7 +14,7 @@ use sluice_registry::MODULES;
 use sluice_spi::{Fact, PeerAddr, ShardId};
 use sluice_store::{Alarm, Store};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::mpsc;
@@ -53,6 +53,8 @@ pub(super) struct Running {
     pub(super) started: SystemTime,
     pub(super) worker_started: SystemTime,
     pub(super) restarts: u32,
+    /// What of the admin plane is missing, and why.
+    pub(super) missing: Vec<String>,
     pub(super) restart: mpsc::Sender<RestartWanted>,
 }
 
@@ -202,17 +204,27 @@ impl Running {
 
     async fn begin_restart(&self) -> Result<(), ControlError> {
         let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || Config::load(path.as_deref(), MODULES)).await;
-        let read = read.map_err(|error| ControlError::Unavailable(error.to_string()))?;
-        if let Err(error) = read {
-            return Err(ControlError::Conflict(format!(
-                "the configuration has problems, and a new worker would not start with it:\n{error}"
-            )));
-        }
+        let checked = tokio::task::spawn_blocking(move || check_start(path.as_deref())).await;
+        let checked = checked.map_err(|error| ControlError::Unavailable(error.to_string()))?;
+        checked.map_err(|error| {
+            ControlError::Conflict(format!(
+                "a new worker would not start with what is there: {error}"
+            ))
+        })?;
         self.restart
             .try_send(RestartWanted)
             .map_err(|_| ControlError::Conflict("a restart has begun already".to_owned()))
     }
+}
+
+/// What would keep a new worker from starting as it should.
+fn check_start(path: Option<&Path>) -> Result<(), String> {
+    let config =
+        Config::load(path, MODULES).map_err(|error| format!("the configuration has problems:\n{error}"))?;
+    if let Some(tls) = &config.admin.tls {
+        Certificate::load(tls).map_err(|error| error.to_string())?;
+    }
+    state::check(&config)
 }
 
 /// The address that packets to a peer leave from. Nothing is sent.
@@ -283,6 +295,19 @@ impl Control for Running {
             reason("store_read_only", &store.detail);
         }
         reasons
+    }
+
+    fn warnings(&self) -> Vec<Reason> {
+        let reason = |code, text: String| Reason { code, text };
+        let missing = self.missing.iter().cloned();
+        let off = self.addresses.iter().filter_map(|address| address.off.clone());
+        let alarms = self.store.alarms().into_iter();
+        let alarms = alarms.filter(|alarm| !matches!(alarm, Alarm::ReadOnly { .. }));
+        missing
+            .map(|text| reason("admin_listener", text))
+            .chain(off.map(|text| reason("listener_off", text)))
+            .chain(alarms.map(|alarm| reason(alarm.code(), alarm.to_string())))
+            .collect()
     }
 
     fn listeners(&self) -> Vec<ListenerStatus> {

@@ -41,7 +41,13 @@ pub(super) fn text(prepared: &Prepared) -> String {
     }
     if let Some(address) = api(prepared) {
         line("REST API", &format!("{}://{address}/v1", scheme(config)));
-        line("metrics", &format!("{}://{address}/metrics", scheme(config)));
+        if config.metrics.listen.is_none() {
+            line("metrics", &format!("{}://{address}/metrics", scheme(config)));
+        }
+    }
+    let metrics = prepared.admin.listeners.metrics.as_ref();
+    if let Some(address) = metrics.and_then(|listener| listener.local_addr().ok()) {
+        line("metrics", &format!("http://{address}/metrics"));
     }
     line("local socket", &config.admin.socket.display().to_string());
     line("state", &config.gateway.state_dir.display().to_string());
@@ -54,7 +60,7 @@ pub(super) fn text(prepared: &Prepared) -> String {
 }
 
 fn api(prepared: &Prepared) -> Option<SocketAddr> {
-    prepared.admin.tcp.as_ref()?.local_addr().ok()
+    prepared.admin.listeners.tcp.as_ref()?.local_addr().ok()
 }
 
 fn scheme(config: &Config) -> &'static str {
@@ -107,9 +113,13 @@ fn tries(prepared: &Prepared) -> String {
     }
     if let Some(address) = api(prepared) {
         let scheme = scheme(&prepared.config);
+        let tls = prepared.config.admin.tls.as_ref();
+        let trust = tls.map_or_else(String::new, |tls| {
+            format!(" --cacert {}", tls.certificate.display())
+        });
         let _ = writeln!(
             tries,
-            "  curl -H \"Authorization: Bearer $TOKEN\" {scheme}://{address}/v1/sessions"
+            "  curl{trust} -H \"Authorization: Bearer $TOKEN\" {scheme}://{address}/v1/sessions"
         );
     }
     tries

@@ -44,6 +44,8 @@ struct Chores {
     /// What was wrong with the users file when it was last read.
     complaint: Option<String>,
     status: String,
+    /// Alarms of the store that were told.
+    alarms: usize,
 }
 
 impl Gateway {
@@ -130,7 +132,13 @@ impl Gateway {
     async fn look_after(&self, chores: &mut Chores) {
         self.tell("that the worker is alive", self.link.alive(SILENCE));
         self.users.expire_cache(SystemTime::now());
-        if self.users.file().is_stale().unwrap_or(false) {
+        let alarms = self.store.alarms();
+        for alarm in alarms.iter().skip(chores.alarms) {
+            tracing::error!(code = alarm.code(), "{alarm}");
+        }
+        chores.alarms = alarms.len();
+        // A file that is not there, or cannot be looked at, is one that cannot be read.
+        if self.users.file().is_stale().unwrap_or(true) {
             let complaint = self.plane.reload_users().await.err();
             if complaint != chores.complaint {
                 match &complaint {

@@ -9,6 +9,7 @@ mod control;
 mod entropy;
 mod greeting;
 mod held;
+mod kept;
 mod lifecycle;
 mod measure;
 mod network;
@@ -71,7 +72,7 @@ struct Prepared {
     reason: StartReason,
     shards: Shards,
     state: state::State,
-    admin: crate::admin::Listeners,
+    admin: sockets::AdminPlane,
     network: network::Network,
     listening: Vec<sockets::Listening>,
     sandbox: SandboxStatus,
@@ -109,10 +110,10 @@ fn prepare(args: &RunArgs) -> Result<Prepared, CannotStart> {
         tracing::error!("{complaint}");
     }
     let mut held = Held::new(adopted.descriptors);
-    let state = state::open(&config)?;
-    let admin = sockets::admin(&config, &link, &mut held)?;
-    let shards = shards_of(&config);
     let first = adopted.reason == StartReason::First;
+    let state = state::open(&config, &link, first)?;
+    let admin = sockets::admin(&config, &link, &mut held, first)?;
+    let shards = shards_of(&config);
     let listening = sockets::listen(&config, shards, &link, &mut held, first)?;
     let network = network::open(&config, shards, &link, &mut held);
     held.release(&link);

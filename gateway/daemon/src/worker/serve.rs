@@ -48,7 +48,7 @@ pub(super) struct Gateway {
 /// Serves until the keeper or a fault ends it.
 pub(super) fn serve(mut prepared: Prepared) -> Result<(), CannotStart> {
     let greeting = (prepared.reason == StartReason::First).then(|| greeting::text(&prepared));
-    let admin = std::mem::take(&mut prepared.admin);
+    let admin = std::mem::take(&mut prepared.admin.listeners);
     let (link, begun, reason) = (prepared.link.clone(), prepared.begun, prepared.reason.clone());
     let (wish, wishes) = mpsc::channel(1);
     let gateway = start(prepared, wish)?;
@@ -126,12 +126,9 @@ fn orders(link: Arc<Link>) -> Result<mpsc::Receiver<Order>, CannotStart> {
     Ok(orders)
 }
 
-/// Opens the store. What is wrong with it is told, and kept aside.
+/// Opens the store. What is wrong with it is kept aside, and told with its alarms.
 fn open_store(config: &Config) -> Result<Arc<Store>, CannotStart> {
     let store = Store::open(&config.gateway.state_dir).map_err(CannotStart::because)?;
-    for alarm in store.alarms() {
-        tracing::error!(code = alarm.code(), "{alarm}");
-    }
     Ok(Arc::new(store))
 }
 
@@ -257,6 +254,7 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
         started: started(&link, first),
         worker_started: SystemTime::now(),
         restarts: prepared.restarts,
+        missing: prepared.admin.missing,
         restart: wish,
     };
     let configs = Arc::new(Configs::new(prepared.path, MODULES, config.clone()));
@@ -284,8 +282,9 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
         configs,
         tokens: prepared.state.tokens,
         audit: prepared.state.audit,
+        certificate: prepared.admin.certificate,
     };
-    let plane = Plane::new(parts, run).map_err(CannotStart::because)?;
+    let plane = Plane::new(parts, run);
     let (listening, queues) = (prepared.listening, prepared.network.queues);
     shards::start(&config, shards, ends, &shared, listening, queues, restored)?;
     Ok(Gateway {

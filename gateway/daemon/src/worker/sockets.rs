@@ -2,7 +2,7 @@
 
 use super::CannotStart;
 use super::held::{Held, forget, store};
-use crate::admin::{Listeners, StartError};
+use crate::admin::{Certificate, Listeners, StartError};
 use crate::config::{Config, Listener};
 use sluice_dataplane::UdpSocket;
 use sluice_keeper::Link;
@@ -33,8 +33,32 @@ pub(super) struct Listening {
     pub(super) sockets: Result<Vec<UdpSocket>, String>,
 }
 
-/// The admin plane's listeners.
-pub(super) fn admin(config: &Config, link: &Link, held: &mut Held) -> Result<Listeners, CannotStart> {
+/// What the admin plane is served on.
+pub(super) struct AdminPlane {
+    pub(super) listeners: Listeners,
+    pub(super) certificate: Option<Certificate>,
+    /// What of it is missing, and why.
+    pub(super) missing: Vec<String>,
+}
+
+/// The admin plane's listeners. One that cannot be had ends the first worker; a later one goes on without it, as
+/// its sessions matter more.
+pub(super) fn admin(
+    config: &Config,
+    link: &Link,
+    held: &mut Held,
+    first: bool,
+) -> Result<AdminPlane, CannotStart> {
+    let mut missing = Vec::new();
+    let mut bear = |error: StartError| match error {
+        StartError::Unsafe(_) if first => Err(CannotStart::configuration(error)),
+        error if first => Err(CannotStart::because(error)),
+        error => {
+            tracing::error!("{error}");
+            missing.push(error.to_string());
+            Ok(())
+        }
+    };
     let mut listeners = Listeners {
         tcp: config
             .admin
@@ -46,12 +70,9 @@ pub(super) fn admin(config: &Config, link: &Link, held: &mut Held) -> Result<Lis
             .listen
             .and_then(|address| taken_tcp(held, "metrics", address)),
     };
-    listeners
-        .bind_missing(&config.admin, &config.metrics)
-        .map_err(|error| match error {
-            StartError::Unsafe(_) => CannotStart::configuration(error),
-            other => CannotStart::because(other),
-        })?;
+    for error in listeners.bind_missing(&config.admin, &config.metrics) {
+        bear(error)?;
+    }
     if let (Some(address), Some(listener)) = (config.admin.listen, &listeners.tcp) {
         store(link, &tcp_name("admin", address), &[listener.as_fd()]);
     }
@@ -61,7 +82,20 @@ pub(super) fn admin(config: &Config, link: &Link, held: &mut Held) -> Result<Lis
     if let Some(listener) = &listeners.unix {
         store(link, UNIX, &[listener.as_fd()]);
     }
-    Ok(listeners)
+    let certificate = match config.admin.tls.as_ref().map(Certificate::load).transpose() {
+        Ok(certificate) => certificate,
+        Err(error) => {
+            bear(error)?;
+            // Never without TLS where it is wanted.
+            listeners.tcp = None;
+            None
+        }
+    };
+    Ok(AdminPlane {
+        listeners,
+        certificate,
+        missing,
+    })
 }
 
 fn tcp_name(what: &str, address: SocketAddr) -> String {

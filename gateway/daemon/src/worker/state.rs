@@ -1,19 +1,25 @@
 //! The state directory: users, tokens and the audit log, made where they are missing.
 
 use super::CannotStart;
+use super::kept::KeptText;
 use crate::admin::{Audit, Opened, Scope, Tokens};
 use crate::config::{Config, EMBEDDED_NAME};
 use sluice_auth::{Argon2Cost, Identity, Secret, format_timestamp};
-use sluice_auth_backends::{User, UsersFile, generate_password, hash_now};
+use sluice_auth_backends::{Keep, MAX_USERS_FILE, User, UsersFile, generate_password, hash_now};
+use sluice_keeper::Link;
 use sluice_registry::MODULES;
 use std::fs::DirBuilder;
 use std::io::{ErrorKind, IsTerminal};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 /// The user that a gateway without a configuration makes, so that a first client can connect at once.
 const FIRST_USER: &str = "demo";
+
+/// The name of the users' text with the keeper.
+const USERS: &str = "users";
 
 /// A user's name and password.
 type FirstUser = (&'static str, Secret);
@@ -29,15 +35,25 @@ pub(super) struct State {
     pub(super) first_token: Option<Secret>,
 }
 
-/// Opens everything in the state directory.
-pub(super) fn open(config: &Config) -> Result<State, CannotStart> {
+/// Opens everything in the state directory. What is wrong with it keeps the first worker from starting; a later
+/// one says so and goes on, as live sessions matter more.
+pub(super) fn open(config: &Config, link: &Link, first: bool) -> Result<State, CannotStart> {
     let embedded = config.source == EMBEDDED_NAME;
-    prepare(&config.gateway.state_dir)?;
-    let (users, first_user) = users(config, embedded)?;
-    let (tokens, first_token) = tokens(config, embedded)?;
-    let audit = &config.admin.audit_file;
-    let audit = Audit::open(audit, Instant::now())
-        .map_err(|error| CannotStart::because(format!("the audit log {}: {error}", audit.display())))?;
+    let bearable = |result: Result<(), CannotStart>| match result {
+        Err(error) if !first => {
+            tracing::error!("{}", error.text);
+            Ok(())
+        }
+        result => result,
+    };
+    bearable(prepare(&config.gateway.state_dir))?;
+    let (users, first_user) = users(config, link, first)?;
+    let (tokens, first_token) = tokens(config, embedded && first)?;
+    let audit = Audit::new(&config.admin.audit_file, Instant::now());
+    bearable(audit.check().map_err(|error| {
+        let file = config.admin.audit_file.display();
+        CannotStart::because(format!("the audit log {file}: {error}"))
+    }))?;
     Ok(State {
         users,
         tokens,
@@ -45,6 +61,18 @@ pub(super) fn open(config: &Config) -> Result<State, CannotStart> {
         first_user,
         first_token,
     })
+}
+
+/// What keeps a new worker from taking over with everything that this one has, if anything.
+pub(super) fn check(config: &Config) -> Result<(), String> {
+    prepare(&config.gateway.state_dir).map_err(|error| error.text)?;
+    let users = UsersFile::open(&config.users.file, protocols());
+    users.map(drop).map_err(|error| error.to_string())
+}
+
+/// The protocols that users may be permitted.
+fn protocols() -> Vec<&'static str> {
+    MODULES.iter().map(|module| module.descriptor().name).collect()
 }
 
 /// Makes the directory, for nobody else's eyes, and sees whether it can be written.
@@ -73,21 +101,36 @@ fn prepare(directory: &Path) -> Result<(), CannotStart> {
     std::fs::remove_file(&probe).map_err(failed)
 }
 
-fn users(config: &Config, embedded: bool) -> Result<(UsersFile, Option<FirstUser>), CannotStart> {
+/// The users: those that the worker before had, until the file is read anew, or those of the file.
+fn users(config: &Config, link: &Link, first: bool) -> Result<(UsersFile, Option<FirstUser>), CannotStart> {
     let path = &config.users.file;
+    let kept = Arc::new(KeptText::open(link, USERS, MAX_USERS_FILE)?);
+    let keep = |kept: &Arc<KeptText>| -> Keep {
+        let kept = kept.clone();
+        Box::new(move |text| {
+            if let Err(error) = kept.keep(text) {
+                tracing::warn!("the users cannot be kept for the next worker: {error}");
+            }
+        })
+    };
+    if !first
+        && let Some(text) = kept.recall()
+        && let Ok(users) = UsersFile::resume(path, protocols(), &text, keep(&kept))
+    {
+        return Ok((users, None));
+    }
     let missing = std::fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
     if missing {
         UsersFile::create(path).map_err(CannotStart::because)?;
     }
-    let protocols = MODULES.iter().map(|module| module.descriptor().name).collect();
-    let users = UsersFile::open(path, protocols).map_err(CannotStart::because)?;
+    let users = UsersFile::open_keeping(path, protocols(), keep(&kept)).map_err(CannotStart::because)?;
     if users.is_exposed().unwrap_or(false) {
         tracing::warn!(
             "the users file {0} holds password hashes and others than its owner can read or write it: chmod 600 {0}",
             path.display()
         );
     }
-    if !(missing && embedded) {
+    if !(missing && first && config.source == EMBEDDED_NAME) {
         return Ok((users, None));
     }
     let password = generate_password().map_err(CannotStart::because)?;
@@ -101,7 +144,7 @@ fn users(config: &Config, embedded: bool) -> Result<(UsersFile, Option<FirstUser
 }
 
 /// The tokens. A first admin token that nobody would see is not kept: the local socket needs none.
-fn tokens(config: &Config, embedded: bool) -> Result<(Tokens, Option<Secret>), CannotStart> {
+fn tokens(config: &Config, greeted: bool) -> Result<(Tokens, Option<Secret>), CannotStart> {
     let now = format_timestamp(SystemTime::now());
     let opened = Tokens::open(&config.admin.tokens_file, &now).map_err(CannotStart::because)?;
     let Opened {
@@ -112,7 +155,7 @@ fn tokens(config: &Config, embedded: bool) -> Result<(Tokens, Option<Secret>), C
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
-    let shown = embedded || std::io::stdout().is_terminal();
+    let shown = greeted || std::io::stdout().is_terminal();
     if first.is_some() && !shown {
         for token in tokens.list() {
             tokens.delete(&token.id).map_err(CannotStart::because)?;

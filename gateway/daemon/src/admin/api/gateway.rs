@@ -125,28 +125,45 @@ pub(crate) struct Status {
     totals: Totals,
 }
 
-fn warnings(call: &Call) -> Vec<ReasonView> {
-    let mut warnings = Vec::new();
+/// What is wrong but keeps no session out. Without `details` nothing of what files say is in it, as for those who
+/// need no token to ask.
+fn warnings(call: &Call, details: bool) -> Vec<ReasonView> {
+    let detailed = |text: &str, error: &str| match details {
+        true => format!("{text}: {error}"),
+        false => format!("{text}; sluice status says why."),
+    };
+    let control = call.plane.control().warnings();
+    let mut warnings: Vec<ReasonView> = control.into_iter().map(Into::into).collect();
     let configs = call.plane.configs();
     if let Some(error) = configs.last_reload().and_then(|last| last.error) {
-        let first = error.lines().next().unwrap_or("").to_owned();
         warnings.push(ReasonView {
             code: "reload_failed",
-            text: format!("{first} Run sluice check-config to see them all, then sluice reload."),
+            text: detailed("The last reload failed", &error),
         });
     }
-    let pending = configs.pending();
-    if !pending.is_empty() {
-        let count = pending.len();
-        warnings.push(ReasonView {
-            code: "restart_pending",
-            text: format!("{count} changes of the configuration wait for a restart: run sluice restart."),
-        });
+    let text = match configs.pending().len() {
+        0 => None,
+        1 => Some("One change of the configuration waits for a restart: run sluice restart.".to_owned()),
+        count => Some(format!(
+            "{count} changes of the configuration wait for a restart: run sluice restart."
+        )),
+    };
+    if let Some(text) = text {
+        let code = "restart_pending";
+        warnings.push(ReasonView { code, text });
+    }
+    if let Some(error) = call.plane.users_complaint() {
+        let code = "users_file";
+        let text = detailed(
+            "The users stay as they were before the last change of their file",
+            &error,
+        );
+        warnings.push(ReasonView { code, text });
     }
     warnings
 }
 
-fn ready_now(call: &Call) -> Ready {
+fn ready_now(call: &Call, details: bool) -> Ready {
     let mut reasons: Vec<ReasonView> = call
         .plane
         .control()
@@ -162,7 +179,7 @@ fn ready_now(call: &Call) -> Ready {
     Ready {
         ready: reasons.is_empty(),
         reasons,
-        warnings: warnings(call),
+        warnings: warnings(call, details),
     }
 }
 
@@ -171,7 +188,7 @@ pub(crate) async fn live(_: Call) -> Result {
 }
 
 pub(crate) async fn ready(call: Call) -> Result {
-    let ready = ready_now(&call);
+    let ready = ready_now(&call, false);
     let status = match ready.ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
@@ -208,7 +225,7 @@ pub(crate) async fn status(call: Call) -> Result {
         ready,
         reasons,
         warnings,
-    } = ready_now(&call);
+    } = ready_now(&call, true);
     let uptime = SystemTime::now()
         .duration_since(runtime.started)
         .unwrap_or_default();
