@@ -299,6 +299,7 @@ impl Authenticator {
 
 fn completed(mut profile: Profile, realm: Option<&Realm>) -> Profile {
     if let Some(realm) = realm {
+        profile.realm = Some(realm.name.clone());
         realm.defaults.fill(&mut profile);
     }
     profile

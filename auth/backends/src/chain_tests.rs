@@ -339,6 +339,7 @@ async fn realms_are_stripped_before_the_users_file_and_the_cache_see_a_name() {
     let quick = front.try_cached(&asked, Instant::now(), noon()).unwrap().unwrap();
     assert_eq!(slow, quick);
     assert_eq!(quick.ipv4, AddressRule::Pool("pool-a.example".into()));
+    assert_eq!(quick.realm.as_deref(), Some("a.example"));
 }
 
 #[tokio::test]

@@ -15,6 +15,11 @@ const MIN_MTU: u64 = 68;
 /// Most simultaneous sessions that can be given.
 const MAX_SESSIONS: u64 = 1_000_000;
 
+/// Most groups of one user, and the longest name of a group in bytes: the policy looks each of them up for every
+/// session and connection.
+const MAX_GROUPS: usize = 64;
+const MAX_GROUP: usize = 64;
+
 /// Bounds of timeouts: shorter ones end sessions that are still being set up.
 const TIMEOUTS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(10)..=Duration::from_secs(365 * 86_400);
@@ -90,6 +95,7 @@ impl User {
             "a time such as \"2027-01-31\" or \"2027-01-31T12:00:00Z\"",
         );
         let permitted = read_protocols(section, protocols);
+        let groups = read_groups(section);
         let pool =
             |key, example| section.parsed(key, &format!("\"pool\", \"pool:NAME\", \"none\" or {example}"));
         let ipv4 = pool("ipv4", "an IPv4 address").unwrap_or_default();
@@ -107,6 +113,8 @@ impl User {
         Some(Self {
             profile: Profile {
                 identity: identity?,
+                realm: None,
+                groups,
                 ipv4,
                 ipv6,
                 dns,
@@ -123,8 +131,9 @@ impl User {
     }
 
     /// Its keys in the file, in order; `None` where the default says the same.
-    pub(crate) fn fields(&self) -> [(&'static str, Option<Value>); 12] {
+    pub(crate) fn fields(&self) -> [(&'static str, Option<Value>); 13] {
         let Profile {
+            groups,
             ipv4,
             ipv6,
             dns,
@@ -143,6 +152,7 @@ impl User {
             ("disabled", self.disabled.then(|| true.into())),
             ("expires", self.expires.map(|time| format_timestamp(time).into())),
             ("protocols", self.protocols.as_deref().map(list)),
+            ("groups", (!groups.is_empty()).then(|| list(groups))),
             ("ipv4", address(ipv4)),
             ("ipv6", address(ipv6)),
             ("dns", (!dns.is_empty()).then(|| list(&dns))),
@@ -206,6 +216,21 @@ fn read_protocols(section: &Section<'_>, known: &[&str]) -> Option<Vec<String>> 
         }
     }
     Some(permitted)
+}
+
+fn read_groups(section: &Section<'_>) -> Vec<String> {
+    let groups: Vec<String> = section.list("groups", "the name of a group");
+    if groups.len() > MAX_GROUPS {
+        section.report("groups", format!("there may be {MAX_GROUPS} at most"));
+    }
+    let fit = |name: &String| (1..=MAX_GROUP).contains(&name.len()) && !name.chars().any(char::is_control);
+    if !groups.iter().all(fit) {
+        section.report(
+            "groups",
+            format!("each must be 1 to {MAX_GROUP} bytes without control characters"),
+        );
+    }
+    groups
 }
 
 /// The cost that most of the users' hashes have: what an unknown user is made to cost as well.

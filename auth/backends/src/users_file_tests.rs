@@ -38,7 +38,8 @@ fn sample() -> String {
         "# Our users.\n# Ask the office first.\n\n# The boss.\n[[user]]\nname = \"alice@corp.example\"\npassword = \"{A}\" # of May\n\n\
          [[user]]\nname = \"bob\"\npassword = '{A}'\nexpires = \"2027-01-31\"\nipv4 = \"192.0.2.7\"\n\
          ipv6 = \"pool:gold\"\ndns = [\"192.0.2.53\", \"2001:db8::53\"]\nmtu = 1400\nmax_sessions = 2\n\
-         session_timeout = \"1d\"\nidle_timeout = \"30m\"\nprotocols = [\"l2tp\"] # no other\n"
+         session_timeout = \"1d\"\nidle_timeout = \"30m\"\nprotocols = [\"l2tp\"] # no other\n\
+         groups = [\"staff\", \"Night shift\"]\n"
     )
 }
 
@@ -58,6 +59,7 @@ fn reads_all_a_user_may_have() {
     assert_eq!(bob.profile.session_timeout, Some(Duration::from_secs(86400)));
     assert_eq!(bob.profile.idle_timeout, Some(Duration::from_secs(1800)));
     assert_eq!(bob.protocols.as_deref(), Some(&["l2tp".to_owned()][..]));
+    assert_eq!(bob.profile.groups, ["staff", "Night shift"]);
     let alice = users.get("alice@corp.example").unwrap();
     assert_eq!(
         *alice,
@@ -78,7 +80,8 @@ fn reports_all_problems_and_never_a_password() {
         "[[user]]\nname = \"a\"\npassword = \"hunter2\"\n[[user]]\npassword = \"{A}\"\nexpires = \"soon\"\n\
          [[user]]\nname = \"b\"\npassword = \"{}\"\nipv4 = \"pool:\"\n[[user]]\nname = \"c\"\npasword = \"hunter3\"\n\
          [[user]]\nname = \"d\"\npassword = \"{A}\"\nprotocols = [\"x25\"]\nipv4 = \"192.0.2.1\"\n\
-         [[user]]\nname = \"d\"\npassword = \"{A}\"\nprotocols = []\nipv4 = \"192.0.2.1\"\n",
+         [[user]]\nname = \"d\"\npassword = \"{A}\"\nprotocols = []\nipv4 = \"192.0.2.1\"\n\
+         groups = [\"\"]\n",
         A.replace("m=8", "m=4194304")
     );
     fs::write(&path, &text).unwrap();
@@ -100,6 +103,7 @@ fn reports_all_problems_and_never_a_password() {
             (20, "user[5].name"),
             (22, "user[5].protocols"),
             (23, "user[5].ipv4"),
+            (24, "user[5].groups"),
         ]
     );
     let shown = UsersError::Invalid(problems).to_string();

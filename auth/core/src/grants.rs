@@ -116,6 +116,11 @@ impl<T: fmt::Display> fmt::Display for AddressRule<T> {
 pub struct Profile {
     /// The user, as the backend names it.
     pub identity: Identity,
+    /// The listed realm that its name was looked up in, in lower case. By stripping it may be gone from
+    /// `identity`.
+    pub realm: Option<String>,
+    /// The groups it is in, by name, for the rules of the policy.
+    pub groups: Vec<String>,
     /// Where its IPv4 address comes from.
     pub ipv4: AddressRule<Ipv4Addr>,
     /// Where its IPv6 prefix comes from.
@@ -137,6 +142,8 @@ impl Profile {
     pub fn new(identity: Identity) -> Self {
         Self {
             identity,
+            realm: None,
+            groups: Vec::new(),
             ipv4: AddressRule::DefaultPool,
             ipv6: AddressRule::DefaultPool,
             dns: Vec::new(),
