@@ -5,10 +5,12 @@
 //! answers it with a [`Profile`] or a [`RejectReason`], and the engine turns the profile into [`Grants`], the
 //! concrete addresses and limits which the protocol machine then offers to its peer.
 
+mod buckets;
 mod grants;
 mod host;
 mod identity;
 mod password;
+pub mod policy;
 mod prefix;
 mod realm;
 mod request;

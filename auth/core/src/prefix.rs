@@ -57,6 +57,18 @@ impl IpPrefix {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4() && masked(address, self.length) == Some(self.address)
     }
+
+    /// Whether every address of `other` lies inside.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.address.is_ipv4() == other.address.is_ipv4()
+            && self.length <= other.length
+            && masked(other.address, self.length) == Some(self.address)
+    }
+
+    /// Whether it is one address.
+    pub fn is_single(&self) -> bool {
+        self.length == if self.address.is_ipv4() { 32 } else { 128 }
+    }
 }
 
 impl fmt::Display for IpPrefix {
@@ -100,6 +112,18 @@ mod tests {
         assert!(prefix("::/0").contains("2001:db8::1".parse().unwrap()));
         assert!(prefix("2001:db8::1").contains("2001:db8::1".parse().unwrap()));
         assert!(!prefix("2001:db8::1").contains("2001:db8::2".parse().unwrap()));
+    }
+
+    #[test]
+    fn covers_what_lies_inside_as_a_whole() {
+        assert!(prefix("10.0.0.0/8").covers(&prefix("10.0.0.0/8")));
+        assert!(prefix("10.0.0.0/8").covers(&prefix("10.9.0.0/16")));
+        assert!(!prefix("10.9.0.0/16").covers(&prefix("10.0.0.0/8")));
+        assert!(!prefix("10.0.0.0/8").covers(&prefix("11.0.0.0/16")));
+        assert!(!prefix("0.0.0.0/0").covers(&prefix("::/8")));
+        assert!(!prefix("::/0").covers(&prefix("10.0.0.0/8")));
+        assert!(prefix("10.0.0.1").is_single() && prefix("::1").is_single());
+        assert!(!prefix("::/32").is_single() && !prefix("10.0.0.0/31").is_single());
     }
 
     #[test]

@@ -5,16 +5,10 @@
 //! nothing: once the bucket is empty, right and wrong look the same.
 
 use crate::IpPrefix;
-use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
+use crate::buckets::{Buckets, Pace, source_key};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// IPv6 sources are told apart by this many bits: a single line has a /64 at least, so that longer prefixes
-/// would let one host be 2^64 sources (RFC 6177).
-const IPV6_SOURCE_BITS: u8 = 64;
 
 /// Failures allowed in a time: the size of a bucket, and how long an empty one takes to fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +28,11 @@ impl Rate {
         }
     }
 
-    /// Time after which one failure is forgotten.
-    fn interval(self) -> Duration {
-        self.per / self.failures.max(1)
+    fn pace(self) -> Pace {
+        Pace {
+            burst: self.failures,
+            interval: self.per / self.failures.max(1),
+        }
     }
 }
 
@@ -77,90 +73,24 @@ pub enum Throttled {
     Source,
 }
 
-/// Buckets by key. A bucket is only the time at which it will be full again; full ones need no entry.
-#[derive(Debug)]
-struct Buckets<K> {
-    rate: Rate,
-    capacity: usize,
-    full_at: HashMap<K, Instant>,
-    by_time: BTreeSet<(Instant, K)>,
-}
-
-impl<K: Clone + Ord + Hash> Buckets<K> {
-    fn new(rate: Rate, capacity: usize) -> Self {
-        Self {
-            rate,
-            capacity: capacity.max(1),
-            full_at: HashMap::new(),
-            by_time: BTreeSet::new(),
-        }
-    }
-
-    /// Whether one token at least is left.
-    fn allows<Q: Hash + Eq + ?Sized>(&self, key: &Q, now: Instant) -> bool
-    where
-        K: Borrow<Q>,
-    {
-        let missing = self
-            .full_at
-            .get(key)
-            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-        missing <= self.rate.interval() * (self.rate.failures.max(1) - 1)
-    }
-
-    /// Takes a token, as far as there is one.
-    fn take(&mut self, key: &K, now: Instant) {
-        let former = self.full_at.get(key).copied();
-        let start = former.unwrap_or(now).max(now);
-        let empty = now + self.rate.interval() * self.rate.failures.max(1);
-        // An empty bucket stays as it is: `now` may be older than that of the failure before.
-        let full_at = (start + self.rate.interval()).min(empty.max(start));
-        match former {
-            Some(former) => {
-                self.by_time.remove(&(former, key.clone()));
-            }
-            None => self.make_room(now),
-        }
-        self.full_at.insert(key.clone(), full_at);
-        self.by_time.insert((full_at, key.clone()));
-    }
-
-    /// Drops buckets that are full, and where that is not enough the one that is full the soonest. So a flood of
-    /// new keys with one failure each drives out its own kind, and not a bucket that was emptied by guessing.
-    fn make_room(&mut self, now: Instant) {
-        while let Some((at, _)) = self.by_time.first() {
-            if *at > now && self.full_at.len() < self.capacity {
-                break;
-            }
-            if let Some((_, key)) = self.by_time.pop_first() {
-                self.full_at.remove(&key);
-            }
-        }
-    }
-}
-
 /// The two tables.
 #[derive(Debug)]
 pub struct Throttle {
-    users: Option<Buckets<Arc<str>>>,
-    sources: Option<Buckets<IpAddr>>,
+    users: Option<(Pace, Buckets<Arc<str>>)>,
+    sources: Option<(Pace, Buckets<IpAddr>)>,
     exempt: Vec<IpPrefix>,
-}
-
-/// The address that stands for all of its source.
-fn source_key(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        v4 @ IpAddr::V4(_) => v4,
-        v6 => IpPrefix::new(v6, IPV6_SOURCE_BITS).map_or(v6, |prefix| prefix.address()),
-    }
 }
 
 impl Throttle {
     /// Empty tables.
     pub fn new(config: ThrottleConfig) -> Self {
         Self {
-            users: config.per_user.map(|rate| Buckets::new(rate, config.capacity)),
-            sources: config.per_source.map(|rate| Buckets::new(rate, config.capacity)),
+            users: config
+                .per_user
+                .map(|rate| (rate.pace(), Buckets::new(config.capacity))),
+            sources: config
+                .per_source
+                .map(|rate| (rate.pace(), Buckets::new(config.capacity))),
             exempt: config.exempt_sources,
         }
     }
@@ -173,13 +103,13 @@ impl Throttle {
 
     /// Whether an attempt of `user` from `source` may be answered by anything but a refusal.
     pub fn check(&self, user: &str, source: Option<IpAddr>, now: Instant) -> Result<(), Throttled> {
-        if let (Some(sources), Some(source)) = (&self.sources, self.counted_source(source))
-            && !sources.allows(&source, now)
+        if let (Some((pace, sources)), Some(source)) = (&self.sources, self.counted_source(source))
+            && !sources.allows(&source, *pace, now)
         {
             return Err(Throttled::Source);
         }
         match &self.users {
-            Some(users) if !users.allows(user, now) => Err(Throttled::User),
+            Some((pace, users)) if !users.allows(user, *pace, now) => Err(Throttled::User),
             _ => Ok(()),
         }
     }
@@ -187,18 +117,18 @@ impl Throttle {
     /// Counts a failed attempt.
     pub fn failed(&mut self, user: &str, source: Option<IpAddr>, now: Instant) {
         let source = self.counted_source(source);
-        if let (Some(sources), Some(source)) = (&mut self.sources, source) {
-            sources.take(&source, now);
+        if let (Some((pace, sources)), Some(source)) = (&mut self.sources, source) {
+            sources.take(&source, *pace, now);
         }
-        if let Some(users) = &mut self.users {
-            users.take(&Arc::from(user), now);
+        if let Some((pace, users)) = &mut self.users {
+            users.take(&Arc::from(user), *pace, now);
         }
     }
 
     /// Names and sources remembered at present.
     pub fn len(&self) -> usize {
-        self.users.as_ref().map_or(0, |users| users.full_at.len())
-            + self.sources.as_ref().map_or(0, |sources| sources.full_at.len())
+        self.users.as_ref().map_or(0, |(_, users)| users.len())
+            + self.sources.as_ref().map_or(0, |(_, sources)| sources.len())
     }
 
     /// Whether nothing is remembered.
@@ -353,9 +283,8 @@ mod tests {
             for (name, gap) in names {
                 now += Duration::from_millis(gap);
                 throttle.failed(&name.to_string(), Some(IpAddr::from(name.to_be_bytes())), now);
-                let users = throttle.users.as_ref().unwrap();
-                prop_assert!(users.full_at.len() <= 50);
-                prop_assert_eq!(users.full_at.len(), users.by_time.len());
+                let (_, users) = throttle.users.as_ref().unwrap();
+                prop_assert!(users.len() <= 50);
                 prop_assert!(throttle.len() <= 100);
             }
         }

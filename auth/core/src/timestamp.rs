@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const SECONDS_PER_DAY: u64 = 86_400;
+pub(crate) const SECONDS_PER_DAY: u64 = 86_400;
 
 /// Years that can be written. RFC 3339 has four digits; nothing before the epoch is of use here.
 const YEARS: std::ops::RangeInclusive<u64> = 1970..=9999;
@@ -26,6 +26,34 @@ fn days_in_month(year: u64, month: u64) -> u64 {
     }
 }
 
+/// Days from 1970-01-01 to the first day of a month, 1 to 12; month 13 is the first of the next year.
+pub(crate) fn days_before_month(year: u64, month: u64) -> u64 {
+    days_before_year(year) + (1..month).map(|m| days_in_month(year, m)).sum::<u64>()
+}
+
+/// Seconds since 1970. Times before it and after the year 9999 are the nearest that is not.
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+    let last = days_before_year(*YEARS.end() + 1) * SECONDS_PER_DAY - 1;
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs().min(last)
+}
+
+/// Year, month and day of the month, from 1, of a day counted from 1970-01-01 (day 0), before the year 10000.
+pub(crate) fn civil_day(mut days: u64) -> (u64, u64, u64) {
+    // Dividing by 366 guesses too early, by about one year in 480, so the loop is short.
+    let mut year = 1970 + days / 366;
+    while days_before_year(year + 1) <= days {
+        year += 1;
+    }
+    days -= days_before_year(year);
+    let mut month = 1;
+    while days >= days_in_month(year, month) {
+        days -= days_in_month(year, month);
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
 /// A group of exactly `width` digits followed by `after`; gives the number and what follows.
 fn number<'a>(text: &'a str, width: usize, after: &str) -> Option<(u64, &'a str)> {
     let (digits, rest) = text.split_at_checked(width)?;
@@ -47,7 +75,7 @@ pub fn parse_timestamp(text: &str) -> Option<SystemTime> {
     {
         return None;
     }
-    let days = days_before_year(year) + (1..month).map(|m| days_in_month(year, m)).sum::<u64>() + day - 1;
+    let days = days_before_month(year, month) + day - 1;
     let seconds = if rest.is_empty() {
         SECONDS_PER_DAY
     } else {
@@ -65,27 +93,11 @@ pub fn parse_timestamp(text: &str) -> Option<SystemTime> {
 /// Writes a time as RFC 3339 to the second, in UTC. Times before 1970 and after 9999 are written as the
 /// nearest that can be.
 pub fn format_timestamp(time: SystemTime) -> String {
-    let last = days_before_year(*YEARS.end() + 1) * SECONDS_PER_DAY - 1;
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
-        .min(last);
-    let (mut days, of_day) = (seconds / SECONDS_PER_DAY, seconds % SECONDS_PER_DAY);
-    // Dividing by 366 guesses too early, by about one year in 480, so the loop is short.
-    let mut year = 1970 + days / 366;
-    while days_before_year(year + 1) <= days {
-        year += 1;
-    }
-    days -= days_before_year(year);
-    let mut month = 1;
-    while days >= days_in_month(year, month) {
-        days -= days_in_month(year, month);
-        month += 1;
-    }
+    let seconds = unix_seconds(time);
+    let of_day = seconds % SECONDS_PER_DAY;
+    let (year, month, day) = civil_day(seconds / SECONDS_PER_DAY);
     format!(
-        "{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}Z",
-        days + 1,
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
         of_day / 3600,
         of_day / 60 % 60,
         of_day % 60
