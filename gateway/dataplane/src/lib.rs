@@ -9,6 +9,7 @@
 //!   destination address, and sent as trains (`sendmmsg`, `UDP_SEGMENT`).
 //! * [`Routes`] says which shard's path an address belongs to; [`mesh`] joins the shards for the rare packet that
 //!   came to the wrong one.
+//! * [`relay`] joins two TCP streams, on tasks of the shard's runtime.
 //!
 //! Per packet nothing is allocated, logged or locked, and nothing shared is written. Counters are plain numbers of
 //! the shard, read by the driver from time to time. No packet, however malformed, can cause a panic.
@@ -24,6 +25,7 @@ mod mss;
 mod packet;
 mod paths;
 mod receive;
+pub mod relay;
 mod routes;
 mod segment;
 mod send;
