@@ -111,8 +111,16 @@ impl SlowQueue {
         true
     }
 
-    /// Lets the copy of a path's packet wait.
-    pub(crate) fn tap(&mut self, path: &Path, direction: Direction, peer: PeerAddr, packet: &[u8]) {
+    /// Lets the copy of a path's packet wait, before what waits since there were `at` items: the frames that it
+    /// brought may end its session.
+    pub(crate) fn tap(
+        &mut self,
+        at: usize,
+        path: &Path,
+        direction: Direction,
+        peer: PeerAddr,
+        packet: &[u8],
+    ) {
         if self.has_room(Kind::Tap) {
             let item = Slow::Tapped {
                 machine: path.machine,
@@ -122,6 +130,9 @@ impl SlowQueue {
                 packet: BytesMut::from(packet),
             };
             self.push(Kind::Tap, item);
+            if let Some(last) = self.items.pop_back() {
+                self.items.insert(at.min(self.items.len()), last);
+            }
         }
     }
 

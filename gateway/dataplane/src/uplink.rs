@@ -219,8 +219,8 @@ impl UserPath {
                 self.drops.by_module(path.module, reason);
             }
         }
-        if waiting.is_some_and(|waiting| self.slow.len() > waiting) {
-            self.tap(slot, from, range);
+        if let Some(waiting) = waiting.filter(|&waiting| self.slow.len() > waiting) {
+            self.tap(slot, waiting, from, range);
         }
         let holds = self
             .paths
@@ -231,11 +231,11 @@ impl UserPath {
         }
     }
 
-    /// Lets a copy of a packet wait whose frame waits already.
-    fn tap(&mut self, slot: u32, from: PeerAddr, range: Range<usize>) {
+    /// Lets a copy of a packet wait whose frames wait already, from the place `at` on.
+    fn tap(&mut self, slot: u32, at: usize, from: PeerAddr, range: Range<usize>) {
         let packet = self.arena.bytes().get(range).unwrap_or_default();
         if let Some(path) = self.paths.at(slot) {
-            self.slow.tap(path, Direction::In, from, packet);
+            self.slow.tap(at, path, Direction::In, from, packet);
         }
     }
 

@@ -435,7 +435,8 @@ impl DataPath for UserPath {
         } else if found.codec.seal(Payload::Frame(frame), listening.data.buffer()) {
             let sent = listening.data.buffer().get(start..).filter(|_| found.tapped);
             if let Some(packet) = sent {
-                self.slow.tap(found, Direction::Out, found.peer, packet);
+                self.slow
+                    .tap(self.slow.len(), found, Direction::Out, found.peer, packet);
             }
             listening.data.commit(start, found.peer);
             return;
