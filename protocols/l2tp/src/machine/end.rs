@@ -159,7 +159,10 @@ impl Tunnel {
 
     /// The peer has ended the tunnel.
     pub(super) fn stopped_by_peer(&mut self, ended: Ended, now: Instant) {
-        self.notice(None, Severity::Info, ended.text.clone());
+        if self.state != State::Established {
+            // Nobody else hears of a tunnel that never was up.
+            self.notice(None, Severity::Info, ended.text.clone());
+        }
         self.retire(ended, now);
         self.channel.silence();
         self.channel.acknowledge_again(now);
