@@ -63,6 +63,13 @@ pub enum EngineEvent {
     SessionUp(Arc<Session>),
     /// A session is gone. Told once for each `SessionOpened`, or for each session that came from a record.
     SessionDown(Arc<Session>),
+    /// A call that was to be placed came to nothing before it had a session.
+    CallFailed {
+        /// Its label.
+        label: String,
+        /// Why, in words.
+        reason: String,
+    },
     /// A session is to be ended; its shard finds it in [`crate::Engine::due`].
     EndRequested {
         /// The session.
@@ -111,29 +118,42 @@ pub enum EngineEvent {
     Reconfigured(ReconfigureReport),
 }
 
-impl EngineEvent {
-    /// The stable name used in the event stream.
-    pub fn name(&self) -> &'static str {
-        match self {
-            EngineEvent::TunnelUp(_) => "tunnel_up",
-            EngineEvent::TunnelDown { .. } => "tunnel_down",
-            EngineEvent::TunnelRefused { .. } => "tunnel_refused",
-            EngineEvent::SessionOpened(_) => "session_opened",
-            EngineEvent::SessionRefused { .. } => "session_refused",
-            EngineEvent::AuthRequested { .. } => "auth_requested",
-            EngineEvent::AuthDecided { .. } => "auth_decided",
-            EngineEvent::SessionUp(_) => "session_up",
-            EngineEvent::SessionDown(_) => "session_down",
-            EngineEvent::EndRequested { .. } => "end_requested",
-            EngineEvent::TunnelRecovered { .. } => "tunnel_recovered",
-            EngineEvent::RecordSetAside { .. } => "record_set_aside",
-            EngineEvent::PoolExhausted { .. } => "pool_exhausted",
-            EngineEvent::PoolUnknown { .. } => "pool_unknown",
-            EngineEvent::JournalFailing { .. } => "journal_failing",
-            EngineEvent::Draining(_) => "draining",
-            EngineEvent::Reconfigured(_) => "reconfigured",
+/// Names all events: each variant has one, and the list of all is complete.
+macro_rules! names {
+    ($($pattern:pat => $name:literal,)*) => {
+        impl EngineEvent {
+            /// The names of all events.
+            pub const NAMES: &'static [&'static str] = &[$($name),*];
+
+            /// The stable name used in the event stream.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $($pattern => $name,)*
+                }
+            }
         }
-    }
+    };
+}
+
+names! {
+    EngineEvent::TunnelUp(_) => "tunnel_up",
+    EngineEvent::TunnelDown { .. } => "tunnel_down",
+    EngineEvent::TunnelRefused { .. } => "tunnel_refused",
+    EngineEvent::SessionOpened(_) => "session_opened",
+    EngineEvent::SessionRefused { .. } => "session_refused",
+    EngineEvent::AuthRequested { .. } => "auth_requested",
+    EngineEvent::AuthDecided { .. } => "auth_decided",
+    EngineEvent::SessionUp(_) => "session_up",
+    EngineEvent::SessionDown(_) => "session_down",
+    EngineEvent::CallFailed { .. } => "call_failed",
+    EngineEvent::EndRequested { .. } => "end_requested",
+    EngineEvent::TunnelRecovered { .. } => "tunnel_recovered",
+    EngineEvent::RecordSetAside { .. } => "record_set_aside",
+    EngineEvent::PoolExhausted { .. } => "pool_exhausted",
+    EngineEvent::PoolUnknown { .. } => "pool_unknown",
+    EngineEvent::JournalFailing { .. } => "journal_failing",
+    EngineEvent::Draining(_) => "draining",
+    EngineEvent::Reconfigured(_) => "reconfigured",
 }
 
 /// Listens to the engine. Called on the thread that did the change, with no lock held: it must be quick.

@@ -94,6 +94,12 @@ impl Engine {
         self.observer.on_event(&event);
     }
 
+    /// A call that was to be placed came to nothing before it had a session.
+    pub fn call_failed(&self, label: &str, reason: &str) {
+        let (label, reason) = (label.to_owned(), reason.to_owned());
+        self.tell(EngineEvent::CallFailed { label, reason });
+    }
+
     fn tell_turn(&self, turn: Turn) {
         if let Some(error) = turn {
             self.tell(EngineEvent::JournalFailing { error });

@@ -41,8 +41,11 @@ pub(crate) struct AuditEntry {
     pub(crate) from: String,
     /// What: the operation's name in the API description.
     pub(crate) what: String,
-    /// On what: the path of the request.
+    /// On what: the path of the request, or of what it made.
     pub(crate) target: String,
+    /// What the path does not say, such as the cause with which a session was ended.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) detail: String,
     /// The HTTP status of the answer.
     pub(crate) status: u16,
     /// `ok`, or the code of the problem.
@@ -159,6 +162,7 @@ mod tests {
             from: "127.0.0.1:1".to_owned(),
             what: "endSession".to_owned(),
             target: "/v1/sessions/x:terminate".to_owned(),
+            detail: "cause: admin-reset".to_owned(),
             status: 202,
             result: "ok".to_owned(),
             left_out: 0,

@@ -92,6 +92,17 @@ impl Call {
             let detail = "send it with Content-Type: application/json";
             return Err(Problem::new(Code::UnsupportedMediaType, detail));
         }
+        // An array would be read as the members of the object in their order.
+        if body
+            .trim_ascii_start()
+            .first()
+            .is_some_and(|first| *first == b'[')
+        {
+            return Err(Problem::invalid(vec![Detail {
+                pointer: "#".to_owned(),
+                detail: "must be an object".to_owned(),
+            }]));
+        }
         let mut reader = serde_json::Deserializer::from_slice(body);
         let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| Detail {
             pointer: pointer(error.path()),
@@ -236,6 +247,24 @@ pub(crate) fn raw(status: StatusCode, kind: &'static str, body: impl Into<Body>)
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// Says where what was made is to be found.
+pub(crate) fn located(mut response: Response<Body>, path: &str) -> Response<Body> {
+    if let Ok(path) = HeaderValue::from_str(path) {
+        response.headers_mut().insert(header::LOCATION, path);
+    }
+    response
+}
+
+/// What the audit log says about a change besides what was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Noted(pub(crate) String);
+
+/// Adds to an answer what the audit log is to say about the change. Holds no secret.
+pub(crate) fn noted(mut response: Response<Body>, note: String) -> Response<Body> {
+    response.extensions_mut().insert(Noted(note));
     response
 }
 

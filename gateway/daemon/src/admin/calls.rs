@@ -71,6 +71,13 @@ impl Calls {
 
     /// Looks whether an event is about a placed call.
     pub(super) fn note(&self, event: &EngineEvent) {
+        if let EngineEvent::CallFailed { label, reason } = event {
+            if let Some(call) = self.lock().by_label.get_mut(label) {
+                call.state = "ended";
+                call.end = Some(reason.clone());
+            }
+            return;
+        }
         let (session, state) = match event {
             EngineEvent::SessionOpened(session) => (session, "opening"),
             EngineEvent::SessionUp(session) => (session, "up"),
@@ -89,6 +96,19 @@ impl Calls {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_came_to_nothing_is_over() {
+        let calls = Calls::default();
+        calls.placed("a");
+        let (label, reason) = ("a".to_owned(), "nobody answers".to_owned());
+        calls.note(&EngineEvent::CallFailed { label, reason });
+        let call = calls.get("a").unwrap();
+        assert_eq!(
+            (call.state, call.end.as_deref()),
+            ("ended", Some("nobody answers"))
+        );
+    }
 
     #[test]
     fn a_label_is_taken_once_and_memory_is_bounded() {

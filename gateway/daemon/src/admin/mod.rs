@@ -146,9 +146,26 @@ impl Plane {
         self.complaint().clone()
     }
 
-    /// Reads configuration, certificate and users anew and puts them into effect, as `POST /v1/config:reload` does:
-    /// for SIGHUP.
+    /// Reads configuration, certificate and users anew, puts them into effect, and logs what that changed: for
+    /// SIGHUP and `POST /v1/config:reload`.
     pub async fn reload(&self) -> Result<Reload, ReloadError> {
+        let reload = self.read_again().await;
+        match &reload {
+            Ok(reload) => {
+                for change in &reload.changes {
+                    tracing::info!(applies = %change.applies, "configuration: {} changed", change.key);
+                }
+                for note in &reload.applied.notes {
+                    tracing::warn!("{note}");
+                }
+                tracing::info!(changes = reload.changes.len(), "configuration read again");
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+        reload
+    }
+
+    async fn read_again(&self) -> Result<Reload, ReloadError> {
         let mut reload = self.configs().reload(self.control()).await?;
         if let Some(certificate) = &self.certificate
             && let Err(error) = certificate.reload()

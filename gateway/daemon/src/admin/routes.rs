@@ -2,7 +2,7 @@
 
 use super::Plane;
 use super::audit::AuditEntry;
-use super::call::{Call, Caller};
+use super::call::{Call, Caller, Noted};
 use super::operations::{Access, OPERATIONS, Operation};
 use super::problem::{Code, Detail, Problem};
 use super::server::Peer;
@@ -56,12 +56,25 @@ fn build(plane: Arc<Plane>, operations: Vec<&'static Operation>) -> Router {
     let mut router = Router::new();
     for (pattern, operations) in by_pattern {
         let operations: Arc<[&'static Operation]> = operations.into();
-        let serve = move |State(plane), path: RawPathParams, request| {
+        let serve = move |State(plane), path: RawPathParams, request: Request<Body>| {
             let operations = operations.clone();
+            let path: Vec<(String, String)> = path
+                .iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect();
             async move {
-                Exchange::new(plane, &request)
-                    .serve(&operations, &path, request)
-                    .await
+                let exchange = Arc::new(Exchange::new(plane, &request));
+                // A task of its own: a client that goes away must not stop a change halfway, or unrecorded.
+                let serving = exchange.clone();
+                let task = tokio::spawn(async move { serving.serve(&operations, path, request).await });
+                task.await.unwrap_or_else(|error| {
+                    tracing::error!(
+                        request_id = exchange.id,
+                        "a request ended without an answer: {error}"
+                    );
+                    let problem = Problem::new(Code::Internal, "the log has more under this request's id");
+                    exchange.finish(problem.into_response(&exchange.id))
+                })
             }
         };
         router = router.route(pattern, any(serve));
@@ -111,17 +124,13 @@ impl Exchange {
     async fn serve(
         &self,
         operations: &[&'static Operation],
-        path: &RawPathParams,
+        path: Vec<(String, String)>,
         request: Request<Body>,
     ) -> Response<Body> {
         let method = match request.method() {
             &Method::HEAD => Method::GET,
             method => method.clone(),
         };
-        let path: Vec<(String, String)> = path
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
         let found = operations.iter().find_map(|operation| {
             let path = without_action(&path, action(operation.path))?;
             (operation.method == method).then_some((*operation, path))
@@ -150,8 +159,8 @@ impl Exchange {
         let refused = matches!(code, Some(Code::Unauthenticated | Code::Forbidden));
         if refused || operation.changes() {
             let result = code.map_or("ok", Code::as_str);
-            self.audit(operation, who, response.status().as_u16(), result, refused)
-                .await;
+            let entry = self.entry(operation, who, &response, result);
+            self.audit(entry, refused).await;
         }
         self.finish(response)
     }
@@ -238,18 +247,33 @@ impl Exchange {
         Err(Problem::new(Code::Unavailable, detail))
     }
 
-    async fn audit(&self, operation: &Operation, who: String, status: u16, result: &str, refused: bool) {
-        let entry = AuditEntry {
+    fn entry(
+        &self,
+        operation: &Operation,
+        who: String,
+        response: &Response<Body>,
+        result: &str,
+    ) -> AuditEntry {
+        let made = response
+            .headers()
+            .get(header::LOCATION)
+            .map(HeaderValue::as_bytes);
+        let noted = response.extensions().get::<Noted>();
+        AuditEntry {
             time: super::views::time(SystemTime::now()),
             request_id: self.id.clone(),
             who,
             from: self.peer.to_string(),
             what: operation.id.to_owned(),
-            target: sluice_spi::wire::display_text(self.target.as_bytes()),
-            status,
+            target: sluice_spi::wire::display_text(made.unwrap_or(self.target.as_bytes())),
+            detail: noted.map_or_else(String::new, |noted| noted.0.clone()),
+            status: response.status().as_u16(),
             result: result.to_owned(),
             left_out: 0,
-        };
+        }
+    }
+
+    async fn audit(&self, entry: AuditEntry, refused: bool) {
         let plane = self.plane.clone();
         let write = move || {
             if refused {

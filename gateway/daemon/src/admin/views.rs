@@ -128,7 +128,7 @@ pub(crate) struct SessionView {
     grants: Option<GrantsView>,
     /// Why its last authentication was refused.
     rejected: Option<&'static str>,
-    /// What was negotiated, by stable names.
+    /// What was negotiated, by stable names. Empty in lists: only its machine knows how it is now.
     facts: BTreeMap<String, String>,
     counters: Counters,
     created: String,
@@ -195,6 +195,13 @@ fn add_live(known: &mut BTreeMap<String, String>, facts: &[Fact]) {
 }
 
 impl SessionView {
+    /// As lists have it.
+    pub(crate) fn listed(session: &Session) -> Self {
+        let mut view = Self::from(session);
+        view.facts.clear();
+        view
+    }
+
     /// Adds what only the session's machine knows.
     pub(crate) fn with_live(mut self, facts: &[Fact]) -> Self {
         add_live(&mut self.facts, facts);
@@ -220,6 +227,7 @@ pub(crate) struct TunnelView {
     peer_name: String,
     /// Whether we opened it.
     initiated: bool,
+    /// How it is, by stable names. Empty in lists: only its machine knows that.
     facts: BTreeMap<String, String>,
     created: String,
     /// Number of its sessions.
@@ -249,6 +257,13 @@ impl From<&Tunnel> for TunnelView {
 }
 
 impl TunnelView {
+    /// As lists have it.
+    pub(crate) fn listed(tunnel: &Tunnel) -> Self {
+        let mut view = Self::from(tunnel);
+        view.facts.clear();
+        view
+    }
+
     /// Adds what only the tunnel's machine knows.
     pub(crate) fn with_live(mut self, facts: &[Fact]) -> Self {
         add_live(&mut self.facts, facts);
@@ -381,6 +396,7 @@ pub(crate) fn event_data(event: &EngineEvent) -> Value {
         ),
         EngineEvent::SessionUp(up) => session(up),
         EngineEvent::SessionDown(down) => session(down),
+        EngineEvent::CallFailed { label, reason } => json!({ "label": label, "reason": reason }),
         EngineEvent::EndRequested { session, cause, .. } => json!({
             "session_id": session.to_string(), "cause": cause.as_str(),
         }),

@@ -75,6 +75,7 @@ fn line(event: &Value) -> String {
         _ => (
             "",
             &[
+                "label",
                 "session_id",
                 "user",
                 "peer",

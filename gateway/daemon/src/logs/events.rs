@@ -27,12 +27,12 @@ impl EventLog {
     }
 
     /// Writes a line about a peer, unless there were too many just now.
-    fn limited(&self, peer: SocketAddr, line: impl FnOnce(u64)) {
+    fn limited(&self, peer: SocketAddr, line: impl FnOnce(Option<u64>)) {
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         let permit = limiter.permit(peer.ip(), Instant::now());
         drop(limiter);
         if let Some(Permit { held_back }) = permit {
-            line(held_back);
+            line((held_back > 0).then_some(held_back));
         }
     }
 }
@@ -121,6 +121,9 @@ impl Observer for EventLog {
                 about(session, || tracing::info!(addresses, "session established"));
             }
             EngineEvent::SessionDown(session) => about(session, || down(session)),
+            EngineEvent::CallFailed { label, reason } => {
+                tracing::info!(label, "a call could not be placed: {reason}");
+            }
             // Told by what follows: the decision, and the session's end.
             EngineEvent::AuthRequested { .. } | EngineEvent::EndRequested { .. } => {}
             EngineEvent::RecordSetAside { table, reason } => {
@@ -142,13 +145,11 @@ impl Observer for EventLog {
             EngineEvent::Draining(true) => tracing::info!("new sessions are refused from now on"),
             EngineEvent::Draining(false) => tracing::info!("new sessions are admitted again"),
             EngineEvent::Reconfigured(report) => {
-                let (now, new_sessions) = (report.now.join(", "), report.new_sessions.join(", "));
-                tracing::info!(
-                    now,
-                    new_sessions,
-                    orphans = report.orphans,
-                    "configuration changed"
-                );
+                // The changes themselves are told by whoever made them.
+                if report.orphans > 0 {
+                    let orphans = report.orphans;
+                    tracing::warn!(orphans, "sessions keep addresses that no pool has any more");
+                }
             }
         }
     }

@@ -16,6 +16,7 @@ use sluice_spi::{
     PeerAddr, Route, Severity, ShardId, TerminateCause, Via,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +26,10 @@ pub(super) const MAX_ROUNDS: usize = 10_000;
 
 /// Lines a second of one listener about peers that have proven nothing.
 const FRONT_LINES: u32 = 5;
+
+/// Lines a second of machines of one peer address, and addresses counted apart.
+const NOTICES: u32 = 5;
+const NOTICE_PEERS: usize = 1024;
 
 /// One listener as a shard sees it.
 pub struct Listener {
@@ -79,6 +84,7 @@ pub struct Driver<P> {
     dirty: VecDeque<u32>,
     buffer: BytesMut,
     lines: Limiter<usize>,
+    pub(super) notices: Limiter<Option<IpAddr>>,
 }
 
 impl<P: Plane> Driver<P> {
@@ -105,6 +111,7 @@ impl<P: Plane> Driver<P> {
             dirty: VecDeque::new(),
             buffer: BytesMut::new(),
             lines,
+            notices: Limiter::new(NOTICES, NOTICE_PEERS, now.instant),
         }
     }
 
@@ -244,6 +251,7 @@ impl<P: Plane> Driver<P> {
             id: None,
             origin,
             sessions: BTreeMap::new(),
+            calls: Vec::new(),
             peer: None,
             dirty: false,
             broken: None,

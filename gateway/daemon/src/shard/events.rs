@@ -6,9 +6,20 @@ use super::slots::{Session, Ticket};
 use sluice_auth::{AuthRequest, RejectReason};
 use sluice_core::{Now, RestoredTunnel, SessionId};
 use sluice_spi::{
-    CallInfo, Ended, Event, Input, LocalRef, MachineKey, PathSpec, PathStats, PathUpdate, Severity,
+    CallInfo, Ended, Event, Input, LocalRef, MachineKey, PathSpec, PathStats, PathUpdate, Refusal, Severity,
     TerminateCause, TunnelInfo,
 };
+
+/// A refusal in words.
+fn refused(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::TooManySessions => "the gateway has as many sessions as it may have",
+        Refusal::TooManyOpening => "too many sessions are being set up at once",
+        Refusal::PeerLimit => "the peer has as many sessions as it may have",
+        Refusal::Draining => "the gateway is draining",
+        Refusal::Overload => "the gateway is overloaded",
+    }
+}
 
 impl<P: Plane> Driver<P> {
     pub(super) fn event(&mut self, slot: u32, event: Event, now: Now) {
@@ -25,7 +36,7 @@ impl<P: Plane> Driver<P> {
             }
             Event::SessionDown { session, ended } => self.session_down(slot, session, &ended, now),
             Event::InstallPath { session, path } => self.install_path(slot, session, *path, now),
-            Event::UpdatePath { session, update } => self.update_path(slot, session, update),
+            Event::UpdatePath { session, update } => self.update_path(slot, session, update, now),
             Event::RemovePath { session } => self.remove_path(slot, session, now),
             Event::CheckpointDue => self.mark_dirty(slot),
             Event::OpenChannel { .. }
@@ -40,7 +51,7 @@ impl<P: Plane> Driver<P> {
                 session,
                 severity,
                 text,
-            } => self.notice(slot, session, severity, &text),
+            } => self.notice(slot, session, severity, &text, now),
             Event::Traced {
                 session,
                 direction,
@@ -79,7 +90,13 @@ impl<P: Plane> Driver<P> {
     }
 
     fn tunnel_down(&mut self, slot: u32, ended: &Ended, now: Now) {
-        let id = self.slots.get_mut(slot).and_then(|tunnel| tunnel.id.take());
+        let tunnel = self.slots.get_mut(slot);
+        let (id, calls) = tunnel.map_or((None, Vec::new()), |tunnel| {
+            (tunnel.id.take(), std::mem::take(&mut tunnel.calls))
+        });
+        for label in calls {
+            self.engine.call_failed(&label, &ended.text);
+        }
         if let Some(id) = id {
             self.by_tunnel.remove(&id);
             self.engine.tunnel_down(id, ended, now);
@@ -92,6 +109,10 @@ impl<P: Plane> Driver<P> {
         };
         // A session in a tunnel that was refused goes the way of its tunnel.
         let Some(id) = tunnel.id else { return };
+        let placed = call.label.as_ref();
+        if let Some(at) = placed.and_then(|label| tunnel.calls.iter().position(|known| known == label)) {
+            tunnel.calls.swap_remove(at);
+        }
         let verdict = match self
             .engine
             .session_opening(&tunnel.origin, Some(id), local, call, now)
@@ -103,7 +124,12 @@ impl<P: Plane> Driver<P> {
                 self.by_session.insert(id, (slot, local));
                 Ok(())
             }
-            Err(refusal) => Err(refusal),
+            Err(refusal) => {
+                if let Some(label) = placed {
+                    self.engine.call_failed(label, refused(refusal));
+                }
+                Err(refusal)
+            }
         };
         self.give(
             slot,
@@ -164,16 +190,19 @@ impl<P: Plane> Driver<P> {
             .get_mut(slot)
             .and_then(|tunnel| tunnel.sessions.remove(&local));
         if let Some(entry) = entry {
-            self.forget_session(entry.id);
+            self.forget_session(entry.id, now);
             self.engine.session_down(entry.id, ended, stats, now);
         }
         self.mark_dirty(slot);
     }
 
     /// Forgets a session that is gone.
-    fn forget_session(&mut self, id: SessionId) {
+    fn forget_session(&mut self, id: SessionId, now: Now) {
         self.by_session.remove(&id);
-        self.traced.retain(|traced| traced.id != id);
+        if self.traced.iter().any(|traced| traced.id == id) {
+            self.traced.retain(|traced| traced.id != id);
+            self.traces.stop(id, now.instant);
+        }
     }
 
     fn install_path(&mut self, slot: u32, local: LocalRef, path: PathSpec, now: Now) {
@@ -200,6 +229,7 @@ impl<P: Plane> Driver<P> {
                     Some(local),
                     Severity::Warning,
                     &format!("no data path: {error}"),
+                    now,
                 );
                 let cause = TerminateCause::NasError;
                 self.give(
@@ -214,7 +244,7 @@ impl<P: Plane> Driver<P> {
         }
     }
 
-    fn update_path(&mut self, slot: u32, local: LocalRef, update: PathUpdate) {
+    fn update_path(&mut self, slot: u32, local: LocalRef, update: PathUpdate, now: Now) {
         let Some(path) = self.session(slot, local).and_then(|entry| entry.path) else {
             return;
         };
@@ -224,6 +254,7 @@ impl<P: Plane> Driver<P> {
                 Some(local),
                 Severity::Warning,
                 &format!("the data path was not changed: {error}"),
+                now,
             );
         }
     }
@@ -280,7 +311,7 @@ impl<P: Plane> Driver<P> {
             .filter_map(|local| tunnel.sessions.remove(local))
             .collect();
         for entry in lost {
-            self.forget_session(entry.id);
+            self.forget_session(entry.id, now);
         }
         for session in unknown {
             self.give(
@@ -321,21 +352,31 @@ impl<P: Plane> Driver<P> {
         self.tunnel_down(slot, &ended, now);
     }
 
-    fn notice(&self, slot: u32, local: Option<LocalRef>, severity: Severity, text: &str) {
+    fn notice(&mut self, slot: u32, local: Option<LocalRef>, severity: Severity, text: &str, now: Now) {
         let Some(tunnel) = self.slots.get(slot) else {
             return;
         };
+        let mut left_out = None;
+        // What the network can cause at will is bounded, and the next line says how much was left out.
+        if severity != Severity::Debug {
+            let address = tunnel.peer.map(|peer| peer.ip());
+            match self.notices.permit(address, now.instant) {
+                Some(permit) => left_out = (permit.held_back > 0).then_some(permit.held_back),
+                None => return,
+            }
+        }
         let entry = local.and_then(|local| tunnel.sessions.get(&local));
         let session = entry.map(|entry| entry.id.to_string());
-        let peer = entry.map(|entry| entry.peer.as_str());
+        let peer = tunnel.peer.map(|peer| peer.to_string());
+        let peer = entry.map_or(peer, |entry| Some(entry.peer.clone()));
         let user = entry
             .map(|entry| entry.user.as_str())
             .filter(|user| !user.is_empty());
         let id = tunnel.id.map(|id| id.to_string());
         match severity {
-            Severity::Debug => tracing::debug!(tunnel = id, session, peer, user, "{text}"),
-            Severity::Info => tracing::info!(tunnel = id, session, peer, user, "{text}"),
-            Severity::Warning => tracing::warn!(tunnel = id, session, peer, user, "{text}"),
+            Severity::Debug => tracing::debug!(tunnel = id, session, peer, user, left_out, "{text}"),
+            Severity::Info => tracing::info!(tunnel = id, session, peer, user, left_out, "{text}"),
+            Severity::Warning => tracing::warn!(tunnel = id, session, peer, user, left_out, "{text}"),
         }
     }
 }

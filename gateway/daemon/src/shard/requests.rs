@@ -20,8 +20,16 @@ impl<P: Plane> Driver<P> {
         let Some(&slot) = self.by_tunnel.get(&tunnel) else {
             return false;
         };
-        self.input(slot, Input::Originate { call }, now);
+        self.originate(slot, call, now);
         true
+    }
+
+    /// Has a machine place a call, and sees to it that somebody hears what becomes of it.
+    fn originate(&mut self, slot: u32, call: &Originate, now: Now) {
+        if let Some(tunnel) = self.slots.get_mut(slot) {
+            tunnel.calls.push(call.label.clone());
+        }
+        self.input(slot, Input::Originate { call }, now);
     }
 
     /// Opens a tunnel to a peer and places a call in it.
@@ -42,7 +50,7 @@ impl<P: Plane> Driver<P> {
             Ok(machine) => {
                 let origin = entry.origin.clone();
                 let slot = self.insert(listener, origin, key, machine);
-                self.input(slot, Input::Originate { call }, now);
+                self.originate(slot, call, now);
                 Ok(())
             }
             Err(error) => {

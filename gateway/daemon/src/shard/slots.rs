@@ -14,6 +14,8 @@ pub(super) struct Tunnel {
     pub(super) id: Option<TunnelId>,
     pub(super) origin: Origin,
     pub(super) sessions: BTreeMap<LocalRef, Session>,
+    /// Labels of calls that are to be placed and have no session yet.
+    pub(super) calls: Vec<String>,
     /// Where its last packet went.
     pub(super) peer: Option<SocketAddr>,
     /// Its checkpoint is no longer what it would be now.

@@ -120,10 +120,16 @@ impl Counters for Counted {
     }
 }
 
-struct Silent;
+/// What became of calls that came to nothing.
+#[derive(Default)]
+struct Failed(Mutex<Vec<(String, String)>>);
 
-impl Observer for Silent {
-    fn on_event(&self, _: &EngineEvent) {}
+impl Observer for Failed {
+    fn on_event(&self, event: &EngineEvent) {
+        if let EngineEvent::CallFailed { label, reason } = event {
+            self.0.lock().unwrap().push((label.clone(), reason.clone()));
+        }
+    }
 }
 
 struct World {
@@ -149,6 +155,15 @@ fn gateway(
     later: Option<Arc<Mutex<Vec<Ticket>>>>,
     now: Now,
 ) -> (Arc<Engine>, Driver<FakePlane>) {
+    observed_gateway(journal, later, Arc::new(Failed::default()), now)
+}
+
+fn observed_gateway(
+    journal: &Arc<MemoryJournal>,
+    later: Option<Arc<Mutex<Vec<Ticket>>>>,
+    observer: Arc<dyn Observer>,
+    now: Now,
+) -> (Arc<Engine>, Driver<FakePlane>) {
     let mut settings = EngineConfig::new(&["l2tp"]);
     settings.defaults.ipv4_pool = Some("default".to_owned());
     settings.pools = vec![PoolConfig {
@@ -166,7 +181,7 @@ fn gateway(
     let engine = Arc::new(Engine::new(
         settings,
         journal.clone(),
-        Arc::new(Silent),
+        observer,
         Box::new(Seeded::new(1)),
     ));
     let module: &'static dyn Module = sluice_registry::module("l2tp").unwrap();
@@ -503,4 +518,47 @@ fn tunnels_that_changed_are_journaled_in_steps() {
     world.driver.checkpoint_changed(1, world.now);
     assert!(!world.driver.has_changed());
     assert_eq!(world.journal.load().unwrap().len(), 1);
+}
+
+#[test]
+fn a_call_to_nobody_is_told_to_have_failed() {
+    let failed = Arc::new(Failed::default());
+    let mut world = World::new(lac(), None);
+    let (_, driver) = observed_gateway(&world.journal, None, failed.clone(), world.now);
+    world.driver = driver;
+    let call = sluice_spi::Originate {
+        label: "mine".to_owned(),
+        called: "5551".to_owned(),
+        sub_address: String::new(),
+        speed: (0, u32::MAX),
+        login: None,
+    };
+    world.driver.dial(0, peer(), &call, world.now).unwrap();
+    for _ in 0..120 {
+        world.now = world.now.after(Duration::from_secs(1));
+        world.driver.timeout(world.now);
+        world.driver.plane().sent.clear();
+    }
+    assert_eq!(world.driver.machines(), 0);
+    let told = failed.0.lock().unwrap().clone();
+    let reason = "the peer does not answer control messages".to_owned();
+    assert_eq!(told, [("mine".to_owned(), reason)]);
+}
+
+#[test]
+fn a_trace_ends_with_its_session() {
+    let mut world = World::new(LacConfig { calls: 1, ..lac() }, None);
+    world.run(Duration::from_secs(2));
+    let (id, start) = (world.sessions()[0].id, world.now);
+    let traces = world.driver.traces.clone();
+    traces
+        .start(id, Duration::from_secs(3600), true, start.instant, start.wall)
+        .unwrap();
+    assert!(world.driver.trace(id, true, world.now));
+    assert!(traces.is_on(id, world.now.instant));
+    world.driver.terminate(id, TerminateCause::AdminReset, world.now);
+    world.run(Duration::from_secs(10));
+    assert!(world.sessions().is_empty() && !traces.is_on(id, world.now.instant));
+    let view = serde_json::to_string(&traces.view(id, 0, 1000, world.now.instant)).unwrap();
+    assert!(view.contains("Terminate-Ack"), "{view}");
 }

@@ -1,10 +1,10 @@
 //! Calls that the gateway places.
 
 use super::Result;
-use crate::admin::call::{Call, escape, json};
+use crate::admin::call::{Call, escape, json, located};
 use crate::admin::control::PlaceCall;
 use crate::admin::problem::{Code, Problem};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use serde::Deserialize;
 use sluice_auth::Secret;
 use sluice_spi::Originate;
@@ -119,11 +119,8 @@ pub(crate) async fn place(call: Call) -> Result {
         calls.refused(&label);
         return Err(error.into());
     }
-    let mut response = json(StatusCode::ACCEPTED, &calls.get(&label))?;
-    if let Ok(location) = HeaderValue::from_str(&format!("/v1/calls/{}", escape(&label))) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let answer = json(StatusCode::ACCEPTED, &calls.get(&label))?;
+    Ok(located(answer, &format!("/v1/calls/{}", escape(&label))))
 }
 
 pub(crate) async fn show(call: Call) -> Result {

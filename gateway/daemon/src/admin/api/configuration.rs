@@ -1,7 +1,7 @@
 //! The configuration.
 
 use super::{Result, blocking};
-use crate::admin::call::{Call, json};
+use crate::admin::call::{Call, json, noted};
 use crate::admin::configs::ReloadError;
 use crate::admin::problem::{Detail, Problem};
 use crate::admin::views;
@@ -176,7 +176,16 @@ pub(crate) async fn reload(call: Call) -> Result {
         .changes
         .iter()
         .any(|change| change.applies == Impact::Restart);
-    json(
+    let keys: Vec<&str> = reload.changes.iter().map(|change| change.key.as_str()).collect();
+    let note = format!(
+        "changes: {}",
+        if keys.is_empty() {
+            "none".to_owned()
+        } else {
+            keys.join(", ")
+        }
+    );
+    let answer = json(
         StatusCode::OK,
         &Reloaded {
             changes: change_views(reload.changes),
@@ -184,7 +193,8 @@ pub(crate) async fn reload(call: Call) -> Result {
             orphans: reload.applied.orphans,
             notes: reload.applied.notes,
         },
-    )
+    )?;
+    Ok(noted(answer, note))
 }
 
 fn reload_problem(error: ReloadError) -> Problem {
@@ -193,8 +203,11 @@ fn reload_problem(error: ReloadError) -> Problem {
         ReloadError::Problems(error) => {
             let errors = error.problems().into_iter().map(Detail::from);
             let mut problem = Problem::invalid(errors.collect());
-            let count = problem.errors.len();
-            problem.detail = format!("the configuration has {count} problems; the former one stays in use");
+            problem.detail = match problem.errors.len() {
+                1 => "the configuration has a problem".to_owned(),
+                count => format!("the configuration has {count} problems"),
+            };
+            problem.detail.push_str("; the former one stays in use");
             problem
         }
     }

@@ -7,6 +7,7 @@ use crate::admin::events::{Cursor, EventFilter};
 use crate::admin::server::stopped;
 use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
+use sluice_core::EngineEvent;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +15,25 @@ use std::time::Duration;
 /// How often a comment is sent where nothing happens, so that proxies and clients know the stream is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// Types of events, separated by commas.
+struct Types(Vec<String>);
+
+impl std::str::FromStr for Types {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        let known = |name: &String| EngineEvent::NAMES.contains(&name.as_str());
+        names.iter().all(known).then_some(Self(names)).ok_or(())
+    }
+}
+
 pub(crate) async fn follow(call: Call) -> Result {
     let params = call.params();
     let filter = EventFilter {
-        types: params.text("types").map_or_else(Vec::new, |types| {
-            types.split(',').map(|name| name.trim().to_owned()).collect()
-        }),
+        types: params
+            .parsed("types", &format!("some of {}", EngineEvent::NAMES.join(", ")))
+            .map_or_else(Vec::new, |Types(types)| types),
         session: params.parsed("session", "the id of a session"),
     };
     params.finish()?;

@@ -1,7 +1,7 @@
 //! The gateway as a whole: health, status, listeners, drain and restart, the audit log.
 
 use super::{Result, blocking};
-use crate::admin::call::{Call, json, raw};
+use crate::admin::call::{Call, json, noted, raw};
 use crate::admin::control::{HostChange, ListenerStatus, Reason, ServiceStatus, ShardStatus};
 use crate::admin::problem::{Code, Problem};
 use crate::admin::{openapi, views};
@@ -372,7 +372,8 @@ pub(crate) struct Drain {
 pub(crate) async fn drain(call: Call) -> Result {
     let drain: Drain = call.json()?;
     call.plane.engine().set_draining(drain.draining);
-    json(StatusCode::OK, &drain)
+    let answer = json(StatusCode::OK, &drain)?;
+    Ok(noted(answer, format!("draining: {}", drain.draining)))
 }
 
 pub(crate) async fn restart(call: Call) -> Result {

@@ -1,7 +1,7 @@
 //! Sessions, and those that have ended.
 
 use super::Result;
-use crate::admin::call::{Call, Params, json};
+use crate::admin::call::{Call, Params, json, noted};
 use crate::admin::problem::{Code, Problem};
 use crate::admin::views::SessionView;
 use axum::http::StatusCode;
@@ -51,7 +51,7 @@ pub(crate) async fn list(call: Call) -> Result {
     let query = read_query(&params);
     params.finish()?;
     let page = call.plane.engine().sessions(&query);
-    let views: Vec<SessionView> = page.items.iter().map(SessionView::from).collect();
+    let views: Vec<SessionView> = page.items.iter().map(SessionView::listed).collect();
     call.page(&views, page.next.map(|next| next.to_string()))
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn history(call: Call) -> Result {
     let views: Vec<SessionView> = page
         .items
         .iter()
-        .map(|session| SessionView::from(&**session))
+        .map(|session| SessionView::listed(session))
         .collect();
     call.page(&views, page.next.map(|next| next.to_string()))
 }
@@ -126,5 +126,6 @@ pub(crate) async fn terminate(call: Call) -> Result {
     }
     let cause = cause.as_str();
     let id = id.to_string();
-    json(StatusCode::ACCEPTED, &Terminating { id, cause, requested })
+    let answer = json(StatusCode::ACCEPTED, &Terminating { id, cause, requested })?;
+    Ok(noted(answer, format!("cause: {cause}")))
 }

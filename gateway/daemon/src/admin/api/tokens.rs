@@ -1,7 +1,7 @@
 //! Tokens.
 
 use super::{Result, blocking};
-use crate::admin::call::{Call, json, no_content};
+use crate::admin::call::{Call, json, located, no_content, noted};
 use crate::admin::problem::{Code, Problem};
 use crate::admin::tokens::{MAX_NOTE, Scope, Token, TokenError};
 use crate::admin::views;
@@ -83,7 +83,10 @@ pub(crate) async fn create(call: Call) -> Result {
         token: String::from_utf8_lossy(secret.expose()).into_owned(),
         kept: TokenView::from(&token),
     };
-    json(StatusCode::CREATED, &created)
+    let scopes: Vec<&str> = token.scopes.iter().map(|scope| scope.as_str()).collect();
+    let answer = json(StatusCode::CREATED, &created)?;
+    let answer = located(answer, &format!("/v1/tokens/{}", token.id));
+    Ok(noted(answer, format!("scopes: {}", scopes.join(", "))))
 }
 
 pub(crate) async fn delete(call: Call) -> Result {

@@ -2,7 +2,7 @@
 
 use super::Result;
 use crate::admin::Plane;
-use crate::admin::call::{Call, json, no_content, raw};
+use crate::admin::call::{Call, json, located, no_content, noted, raw};
 use crate::admin::problem::{Code, Problem};
 use crate::admin::server::stopped;
 use crate::admin::trace::{DEFAULT_TIME, MAX_LINES, MAX_TIME};
@@ -50,7 +50,12 @@ pub(crate) async fn start(call: Call) -> Result {
     }
     tokio::spawn(end_in_time(call.plane.clone(), id, time));
     let view = traces.view(id, 0, 0, Instant::now());
-    json(StatusCode::CREATED, &view)
+    let answer = json(StatusCode::CREATED, &view)?;
+    let answer = located(answer, &format!("/v1/sessions/{id}/trace"));
+    Ok(noted(
+        answer,
+        format!("seconds: {}, packets: {packets}", time.as_secs()),
+    ))
 }
 
 /// Tells the session's machine when its time is over, so that it need not decode for nobody.

@@ -2,7 +2,7 @@
 
 use super::Result;
 use super::sessions::Terminate;
-use crate::admin::call::{Call, json};
+use crate::admin::call::{Call, json, noted};
 use crate::admin::problem::Problem;
 use crate::admin::views::TunnelView;
 use axum::http::StatusCode;
@@ -21,7 +21,7 @@ pub(crate) async fn list(call: Call) -> Result {
     };
     params.finish()?;
     let page = call.plane.engine().tunnels(&query);
-    let views: Vec<TunnelView> = page.items.iter().map(TunnelView::from).collect();
+    let views: Vec<TunnelView> = page.items.iter().map(TunnelView::listed).collect();
     call.page(&views, page.next.map(|next| next.to_string()))
 }
 
@@ -70,5 +70,6 @@ pub(crate) async fn terminate(call: Call) -> Result {
         query.after = page.next;
     }
     let cause = cause.as_str();
-    json(StatusCode::ACCEPTED, &TerminatingAll { cause, sessions })
+    let answer = json(StatusCode::ACCEPTED, &TerminatingAll { cause, sessions })?;
+    Ok(noted(answer, format!("cause: {cause}, sessions: {sessions}")))
 }

@@ -2,8 +2,8 @@
 
 use super::{Result, blocking};
 use crate::admin::Plane;
-use crate::admin::call::{Call, json};
-use crate::admin::problem::Problem;
+use crate::admin::call::{Call, escape, json, located, noted};
+use crate::admin::problem::{Detail, Problem};
 use crate::admin::views;
 use axum::http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -199,6 +199,28 @@ impl Create {
     }
 }
 
+/// A problem with a new user that only the whole file shows, such as an address that another user has: told about
+/// the member of the request where it is that user's.
+fn of_new_user(mut problem: Problem, call: &Call) -> Problem {
+    let place = format!("user[{}].", call.plane.users().table().len());
+    for error in &mut problem.errors {
+        let member = error
+            .detail
+            .strip_prefix(&place)
+            .and_then(|rest| rest.split_once(": "));
+        if let Some((member, text)) = member {
+            *error = Detail {
+                pointer: format!("#/{member}"),
+                detail: text.to_owned(),
+            };
+        }
+    }
+    match problem.errors.is_empty() {
+        true => problem,
+        false => Problem::invalid(problem.errors),
+    }
+}
+
 pub(crate) async fn create(call: Call) -> Result {
     let (name, password, complete) = call.json::<Create>()?.read()?;
     let known = name.clone();
@@ -206,8 +228,20 @@ pub(crate) async fn create(call: Call) -> Result {
         // Hashing waits for the pool, and writing for the disk: neither is for the threads that serve others.
         Handle::current().block_on(users.create_user(known, password, complete))
     });
-    let changed = changed.await?;
-    json(StatusCode::CREATED, &changed.user)
+    let changed = changed.await.map_err(|problem| of_new_user(problem, &call))?;
+    let answer = json(StatusCode::CREATED, &changed.user)?;
+    Ok(located(
+        answer,
+        &format!("/v1/users/{}", escape(&changed.user.name)),
+    ))
+}
+
+/// An answer about a change that ends sessions.
+fn ending(answer: &impl Serialize, sessions: usize) -> Result {
+    Ok(noted(
+        json(StatusCode::OK, answer)?,
+        format!("ended sessions: {sessions}"),
+    ))
 }
 
 /// A user after a change.
@@ -253,7 +287,8 @@ async fn set_disabled(call: Call, disabled: bool) -> Result {
     let name = call.param("name").to_owned();
     let known = name.clone();
     let edit = move |users: &LocalUsers| users.update_user(&known, |user| user.disabled = disabled);
-    json(StatusCode::OK, &change(&call, &name, edit).await?)
+    let changed = change(&call, &name, edit).await?;
+    ending(&changed, changed.ended_sessions)
 }
 
 pub(crate) async fn disable(call: Call) -> Result {
@@ -277,7 +312,8 @@ pub(crate) async fn password(call: Call) -> Result {
     let name = call.param("name").to_owned();
     let known = name.clone();
     let edit = move |users: &LocalUsers| Handle::current().block_on(users.set_password(&known, password.0));
-    json(StatusCode::OK, &change(&call, &name, edit).await?)
+    let changed = change(&call, &name, edit).await?;
+    ending(&changed, changed.ended_sessions)
 }
 
 /// A user that was deleted.
@@ -293,5 +329,5 @@ pub(crate) async fn delete(call: Call) -> Result {
     let (users, known) = (call.plane.users().clone(), name.clone());
     let changes = blocking(move || users.delete_user(&known)).await??;
     let ended_sessions = take_effect(&call.plane, &changes, &name);
-    json(StatusCode::OK, &Deleted { ended_sessions })
+    ending(&Deleted { ended_sessions }, ended_sessions)
 }

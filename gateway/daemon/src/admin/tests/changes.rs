@@ -2,6 +2,7 @@
 
 use super::*;
 use sluice_spi::{ShardId, TerminateCause};
+use std::net::TcpStream;
 
 #[test]
 fn a_session_is_ended_with_a_cause_and_only_once() {
@@ -114,11 +115,10 @@ fn wrong_users_are_refused_with_the_member_meant() {
         pointer(&format!("{{\"name\": \"a\", {pass}, \"shoe\": 1}}")),
         "#/shoe"
     );
-    assert!(
-        pointer(&format!(
-            "{{\"name\": \"a\", {pass}, \"protocols\": [\"gopher\"]}}"
-        ))
-        .contains("users.toml")
+    let protocols = "\"protocols\": [\"gopher\"]";
+    assert_eq!(
+        pointer(&format!("{{\"name\": \"a\", {pass}, {protocols}}}")),
+        "#/protocols"
     );
 }
 
@@ -307,4 +307,79 @@ fn tokens_are_shown_once_and_stop_working_when_deleted() {
     assert_eq!(harness.ask("DELETE", &path, "").status, 204);
     assert_eq!(harness.ask_as(Some(token), "GET", "/v1/status", "").status, 401);
     assert_eq!(harness.ask("DELETE", &path, "").status, 404);
+}
+
+#[test]
+fn an_array_is_no_body_of_an_operation() {
+    let harness = Harness::start();
+    let id = harness.session(1, "ann");
+    let reply = harness.ask("POST", &format!("/v1/sessions/{id}:terminate"), " []");
+    assert_eq!(
+        (reply.status, reply.json()["errors"][0]["pointer"].clone()),
+        (400, "#".into())
+    );
+    assert!(harness.engine.due(ShardId(0), now()).is_empty());
+}
+
+#[test]
+fn a_problem_that_only_the_users_file_shows_is_told_about_the_member_that_is_meant() {
+    let harness = Harness::start();
+    let user = |name: &str| {
+        let password = "a long enough pass phrase";
+        format!("{{\"name\": \"{name}\", \"password\": \"{password}\", \"ipv4\": \"10.64.0.9\"}}")
+    };
+    assert_eq!(harness.ask("POST", "/v1/users", &user("ann")).status, 201);
+    let reply = harness.ask("POST", "/v1/users", &user("bob")).json();
+    assert_eq!(reply["errors"][0]["pointer"], "#/ipv4");
+    let detail = reply["detail"].as_str().unwrap();
+    assert!(detail.starts_with("#/ipv4: 10.64.0.9 is"), "{detail}");
+}
+
+#[test]
+fn the_audit_log_says_what_was_made_and_how_it_was_changed() {
+    let harness = Harness::start();
+    let id = harness.session(1, "ann");
+    let user = "{\"name\": \"ann@home\", \"password\": \"a long enough pass phrase\"}";
+    let made = harness.ask("POST", "/v1/users", user);
+    assert_eq!(made.header("location"), Some("/v1/users/ann%40home"));
+    let token = harness.ask("POST", "/v1/tokens", "{\"scopes\": [\"read\"]}");
+    harness.ask("POST", "/v1/drain", "{\"draining\": true}");
+    let cause = "{\"cause\": \"port-error\"}";
+    harness.ask("POST", &format!("/v1/sessions/{id}:terminate"), cause);
+    harness.ask("DELETE", "/v1/users/ann%40home", "");
+    let audit = harness.audit();
+    let said: Vec<(String, String)> = audit
+        .lines()
+        .map(|line| {
+            let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+            let part = |name: &str| entry[name].as_str().unwrap_or("").to_owned();
+            (part("target"), part("detail"))
+        })
+        .collect();
+    let expected = [
+        ("/v1/users/ann%40home".to_owned(), ""),
+        (token.header("location").unwrap().to_owned(), "scopes: read"),
+        ("/v1/drain".to_owned(), "draining: true"),
+        (format!("/v1/sessions/{id}:terminate"), "cause: port-error"),
+        ("/v1/users/ann%40home".to_owned(), "ended sessions: 0"),
+    ];
+    assert_eq!(said, expected.map(|(target, detail)| (target, detail.to_owned())));
+}
+
+#[test]
+fn a_client_that_goes_away_does_not_stop_a_change_halfway() {
+    let harness = Harness::start();
+    let user = "{\"name\": \"ann\", \"password\": \"a long enough pass phrase\"}";
+    assert_eq!(harness.ask("POST", "/v1/users", user).status, 201);
+    harness.session(1, "ann");
+    let mut stream = TcpStream::connect(harness.address).unwrap();
+    let body = "{\"password\": \"another long pass phrase\"}";
+    let text = request(Some(&harness.admin_token), "POST", "/v1/users/ann:password", body);
+    std::io::Write::write_all(&mut stream, text.as_bytes()).unwrap();
+    drop(stream);
+    // What ends the user's sessions comes last but one, and what is written down last.
+    while !harness.audit().contains("changePassword") {
+        std::thread::yield_now();
+    }
+    assert_eq!(harness.engine.due(ShardId(0), now()).len(), 1);
 }

@@ -94,3 +94,13 @@ fn a_trace_is_started_read_downloaded_and_ended() {
     assert_eq!(harness.ask("DELETE", &format!("{path}/trace"), "").status, 404);
     assert_eq!(harness.asked.take(), ["trace true", "trace false", "trace false"]);
 }
+
+#[test]
+fn a_type_of_events_that_there_is_not_is_refused() {
+    let harness = Harness::start();
+    let reply = harness.ask("GET", "/v1/events?types=session_up,sesion_down", "");
+    assert_eq!(
+        (reply.status, reply.json()["errors"][0]["pointer"].clone()),
+        (400, "?types".into())
+    );
+}
