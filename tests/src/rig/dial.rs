@@ -114,11 +114,23 @@ impl Xl2tpd {
         Self::wait_up(guest, 20)
     }
 
-    /// Ends xl2tpd in the guest as a shutdown would: it stops its tunnel at once. Waits until all of it is gone.
+    /// Ends the connection, if it is up, and then xl2tpd, which stops its tunnel. Waits until all of it is gone.
     #[track_caller]
     pub fn stop(guest: &mut Guest) {
-        guest.run("kill -TERM $(pidof xl2tpd)");
-        Self::wait_gone(guest, 15);
+        if guest.run("pidof pppd").code == 0 {
+            Self::hang_up(guest);
+        }
+        Self::shut_down(guest);
+    }
+
+    /// Ends xl2tpd as the shutdown of its machine would: it stops its tunnel, whatever is in it. Waits until it is
+    /// gone; what it leaves of pppd is killed, which would only find out slowly that nobody answers any more.
+    #[track_caller]
+    pub fn shut_down(guest: &mut Guest) {
+        guest.must("kill -TERM $(pidof xl2tpd)");
+        let gone = guest.until(15, "! pidof xl2tpd >/dev/null");
+        assert!(gone, "xl2tpd did not end");
+        guest.run("kill -KILL $(pidof pppd)");
     }
 
     /// Ends pppd in the guest as a user would: it closes its link, and xl2tpd then the call.
@@ -133,13 +145,6 @@ impl Xl2tpd {
     pub fn wait_hung_up(guest: &mut Guest, seconds: u32) {
         let gone = guest.until(seconds, "! pidof pppd >/dev/null");
         assert!(gone, "pppd still runs");
-    }
-
-    /// Waits until neither pppd nor xl2tpd runs.
-    #[track_caller]
-    fn wait_gone(guest: &mut Guest, seconds: u32) {
-        let gone = guest.until(seconds, "! pidof xl2tpd pppd >/dev/null");
-        assert!(gone, "xl2tpd or pppd did not end");
     }
 
     /// Waits until IPCP is up.

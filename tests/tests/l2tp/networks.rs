@@ -56,7 +56,7 @@ fn two_clients_behind_one_address_are_told_apart() {
     );
 
     // Both at once, and from one to the other.
-    let pings = |remote: &str| format!("ping -n -c 20 -i 0.05 -W 3 {remote}");
+    let pings = |remote: &str| format!("ping -n -c 10 -i 0.2 -W 3 {remote}");
     let gateway = one.remote.to_string();
     let (a, b) = (first.start(&pings(&gateway)), second.start(&pings(&gateway)));
     for answer in [first.answer(a), second.answer(b)] {
@@ -108,7 +108,7 @@ fn the_world_sees_a_clients_own_address() {
     guest.must(&format!("ip route add {} dev {}", Lab::WORLD, link.interface));
     let file = seen_beyond(&case, &mut guest, "world");
     let own = Capture::filter(&file, &format!("icmp.type == 8 && ip.src == {}", link.local));
-    assert!(own.len() >= 4, "{own:?}");
+    assert!(own.len() >= 3, "{own:?}");
     assert!(Capture::filter(&file, "icmp && ip.src == 198.51.100.1").is_empty());
 
     // What is not the client's own address goes nowhere.
@@ -145,7 +145,7 @@ fn masquerade_shows_the_world_the_gateways_address() {
     guest.must(&format!("ip route add {} dev {}", Lab::WORLD, link.interface));
     let file = seen_beyond(&case, &mut guest, "world");
     let gateways = Capture::filter(&file, "icmp.type == 8 && ip.src == 198.51.100.1");
-    assert!(gateways.len() >= 4, "{gateways:?}");
+    assert!(gateways.len() >= 3, "{gateways:?}");
     assert!(Capture::filter(&file, "ip.src == 10.64.0.0/24").is_empty());
     wait_for(
         "masqueraded packets to be counted",
