@@ -1,9 +1,12 @@
 //! Who is let in. All counts change under one short lock, so that a limit holds whatever shards do at once.
+//!
+//! What costs a peer nothing, tunnels and sessions that are being set up, is shared: a source gets no more while it has
+//! as many as are left for all others. One alone can take half, two a third each, and somebody else always finds room.
 
 use crate::config::Limits;
 use sluice_spi::Refusal;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// Why a session or tunnel was not admitted, in more words than the protocol is told.
@@ -19,11 +22,13 @@ pub enum Refused {
     Sessions,
     /// As many sessions are being set up as may be.
     Opening,
+    /// The peer is setting up as many sessions as are left for all others.
+    PeerOpening,
     /// The peer has as many sessions as it may have.
     PeerSessions,
     /// There are as many tunnels as there may be.
     Tunnels,
-    /// The peer has as many tunnels as it may have.
+    /// The peer has as many tunnels as it may have, or as are left for all others.
     PeerTunnels,
     /// There is no such tunnel (any more), or its machine used a session's name twice.
     NoTunnel,
@@ -31,12 +36,13 @@ pub enum Refused {
 
 impl Refused {
     /// All reasons, for closed metric label sets.
-    pub const ALL: [Refused; 9] = [
+    pub const ALL: [Refused; 10] = [
         Refused::Draining,
         Refused::Overload,
         Refused::SetupRate,
         Refused::Sessions,
         Refused::Opening,
+        Refused::PeerOpening,
         Refused::PeerSessions,
         Refused::Tunnels,
         Refused::PeerTunnels,
@@ -51,6 +57,7 @@ impl Refused {
             Refused::SetupRate => "setup_rate",
             Refused::Sessions => "sessions",
             Refused::Opening => "opening",
+            Refused::PeerOpening => "peer_opening",
             Refused::PeerSessions => "peer_sessions",
             Refused::Tunnels => "tunnels",
             Refused::PeerTunnels => "peer_tunnels",
@@ -64,7 +71,7 @@ impl Refused {
             Refused::Draining => Refusal::Draining,
             Refused::Overload | Refused::SetupRate | Refused::NoTunnel => Refusal::Overload,
             Refused::Sessions | Refused::Tunnels => Refusal::TooManySessions,
-            Refused::Opening => Refusal::TooManyOpening,
+            Refused::Opening | Refused::PeerOpening => Refusal::TooManyOpening,
             Refused::PeerSessions | Refused::PeerTunnels => Refusal::PeerLimit,
         }
     }
@@ -81,9 +88,18 @@ pub(crate) struct Asking {
     pub(crate) now: Instant,
 }
 
+/// What counts as one peer: an IPv4 address, or an IPv6 /64, of which a single line has one at least (RFC 6177).
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
 #[derive(Debug, Default)]
 struct Peer {
     sessions: u32,
+    opening: u32,
     tunnels: u32,
 }
 
@@ -129,6 +145,7 @@ pub(crate) struct Admission {
     sessions: u32,
     opening: u32,
     tunnels: u32,
+    /// By source.
     peers: HashMap<IpAddr, Peer>,
     bucket: Bucket,
     refused: BTreeMap<Refused, u64>,
@@ -194,13 +211,16 @@ impl Admission {
     /// Counts a session in, or says why not.
     pub(crate) fn session(&mut self, asking: &Asking) -> Result<(), Refused> {
         let result = self.check(asking).and_then(|()| {
-            let peer = self.peers.get(&asking.peer).map_or(0, |peer| peer.sessions);
+            let peer = self.peers.get(&source(asking.peer));
+            let (of_peer, opening) = peer.map_or((0, 0), |peer| (peer.sessions, peer.opening));
             if self.sessions >= self.limits.sessions {
                 Err(Refused::Sessions)
             } else if self.opening >= self.limits.opening {
                 Err(Refused::Opening)
-            } else if self.limits.per_peer.is_some_and(|limit| peer >= limit) {
+            } else if self.limits.per_peer.is_some_and(|limit| of_peer >= limit) {
                 Err(Refused::PeerSessions)
+            } else if opening >= self.limits.opening - self.opening {
+                Err(Refused::PeerOpening)
             } else if !self.bucket.take(&self.limits, asking.now) {
                 Err(Refused::SetupRate)
             } else {
@@ -220,25 +240,32 @@ impl Admission {
     pub(crate) fn add_session(&mut self, peer: IpAddr, opening: bool) {
         self.sessions = self.sessions.saturating_add(1);
         self.opening = self.opening.saturating_add(u32::from(opening));
-        let peer = self.peers.entry(peer).or_default();
+        let peer = self.peers.entry(source(peer)).or_default();
         peer.sessions = peer.sessions.saturating_add(1);
+        peer.opening = peer.opening.saturating_add(u32::from(opening));
     }
 
-    pub(crate) fn session_established(&mut self) {
+    pub(crate) fn session_established(&mut self, peer: IpAddr) {
         self.opening = self.opening.saturating_sub(1);
+        self.change_peer(peer, |peer| peer.opening = peer.opening.saturating_sub(1));
     }
 
     pub(crate) fn session_gone(&mut self, peer: IpAddr, was_opening: bool) {
         self.sessions = self.sessions.saturating_sub(1);
         self.opening = self.opening.saturating_sub(u32::from(was_opening));
-        self.change_peer(peer, |peer| peer.sessions = peer.sessions.saturating_sub(1));
+        self.change_peer(peer, |peer| {
+            peer.sessions = peer.sessions.saturating_sub(1);
+            peer.opening = peer.opening.saturating_sub(u32::from(was_opening));
+        });
     }
 
     fn tunnel_room(&self, peer: IpAddr) -> Result<(), Refused> {
-        let of_peer = self.peers.get(&peer).map_or(0, |peer| peer.tunnels);
-        if self.tunnels >= self.limits.tunnels {
+        let of_peer = self.peers.get(&source(peer)).map_or(0, |peer| peer.tunnels);
+        let left = self.limits.tunnels.saturating_sub(self.tunnels);
+        let allowed = self.limits.tunnels_per_peer.unwrap_or(u32::MAX).min(left);
+        if left == 0 {
             Err(Refused::Tunnels)
-        } else if self.limits.tunnels_per_peer.is_some_and(|limit| of_peer >= limit) {
+        } else if of_peer >= allowed {
             Err(Refused::PeerTunnels)
         } else {
             Ok(())
@@ -266,7 +293,7 @@ impl Admission {
     /// Counts a tunnel in whatever the limits are, because it was here before.
     pub(crate) fn add_tunnel(&mut self, peer: IpAddr) {
         self.tunnels = self.tunnels.saturating_add(1);
-        let peer = self.peers.entry(peer).or_default();
+        let peer = self.peers.entry(source(peer)).or_default();
         peer.tunnels = peer.tunnels.saturating_add(1);
     }
 
@@ -276,12 +303,13 @@ impl Admission {
     }
 
     fn change_peer(&mut self, address: IpAddr, change: impl FnOnce(&mut Peer)) {
-        let Some(peer) = self.peers.get_mut(&address) else {
+        let source = source(address);
+        let Some(peer) = self.peers.get_mut(&source) else {
             return;
         };
         change(peer);
         if peer.sessions == 0 && peer.tunnels == 0 {
-            self.peers.remove(&address);
+            self.peers.remove(&source);
         }
     }
 
@@ -318,8 +346,8 @@ mod tests {
         assert_eq!(admission.session(&a), Err(Refused::PeerSessions));
         assert_eq!(admission.session(&b), Ok(()));
         assert_eq!(admission.session(&c), Err(Refused::Opening));
-        admission.session_established();
-        admission.session_established();
+        admission.session_established(a.peer);
+        admission.session_established(b.peer);
         assert_eq!(admission.session(&c), Ok(()));
         assert_eq!(admission.session(&asking(4)), Ok(()));
         assert_eq!(admission.session(&asking(5)), Err(Refused::Sessions));
@@ -342,6 +370,59 @@ mod tests {
             admission.tunnel_gone(asking.peer);
         }
         assert_eq!(admission.counts(), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn one_source_leaves_room_for_others() {
+        let mut admission = Admission::new(Limits {
+            opening: 12,
+            tunnels: 12,
+            ..Limits::default()
+        });
+        let (greedy, too, honest) = (asking(1), asking(2), asking(3));
+        let all = |admission: &mut Admission, asking| {
+            (0..20).take_while(|_| admission.session(asking).is_ok()).count()
+        };
+        assert_eq!(all(&mut admission, &greedy), 6);
+        assert_eq!(admission.session(&greedy), Err(Refused::PeerOpening));
+        assert_eq!(all(&mut admission, &too), 3);
+        assert_eq!(admission.session(&honest), Ok(()));
+        admission.session_established(greedy.peer);
+        admission.session_established(greedy.peer);
+        admission.session_gone(greedy.peer, true);
+        assert_eq!(
+            admission.session(&greedy),
+            Ok(()),
+            "what is up or gone counts no more"
+        );
+        let tunnels = (0..20)
+            .take_while(|_| admission.tunnel(greedy.peer).is_ok())
+            .count();
+        assert_eq!(
+            (tunnels, admission.tunnel(greedy.peer)),
+            (6, Err(Refused::PeerTunnels))
+        );
+        assert_eq!(admission.tunnel(honest.peer), Ok(()));
+    }
+
+    #[test]
+    fn the_addresses_of_an_ipv6_line_are_one_source() {
+        let mut admission = Admission::new(Limits {
+            per_peer: Some(1),
+            ..Limits::default()
+        });
+        let from = |address: &str| Asking {
+            peer: address.parse().unwrap(),
+            ..asking(0)
+        };
+        assert_eq!(admission.session(&from("2001:db8::1")), Ok(()));
+        assert_eq!(
+            admission.session(&from("2001:db8::2")),
+            Err(Refused::PeerSessions)
+        );
+        assert_eq!(admission.session(&from("2001:db8:0:1::1")), Ok(()));
+        admission.session_gone("2001:db8::3".parse().unwrap(), true);
+        assert_eq!(admission.session(&from("2001:db8::2")), Ok(()));
     }
 
     #[test]

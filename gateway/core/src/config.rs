@@ -10,8 +10,8 @@ use std::time::Duration;
 /// Sessions at most, by default: what one gateway is built and measured for.
 pub const DEFAULT_SESSIONS: u32 = 100_000;
 /// Sessions being set up at once at most, by default: a storm of some thousand peers may wait for the hashing
-/// pool; more would all time out together.
-pub const DEFAULT_OPENING: u32 = 10_000;
+/// pool; more would all time out together. One source alone gets half of them.
+pub const DEFAULT_OPENING: u32 = 20_000;
 /// Tunnels at most, by default.
 pub const DEFAULT_TUNNELS: u32 = 65_535;
 /// From a session's opening until it is established, by default: room for a slow peer's ten Configure-Requests
@@ -60,9 +60,9 @@ pub struct Limits {
     pub per_user: Option<u32>,
     /// What to do over the limit of a user.
     pub user_full: WhenFull,
-    /// Sessions of one peer address; `None`: any number. A LAC or NAT gateway is one peer with many users.
+    /// Sessions of one peer address (IPv6: one /64); `None`: any number. A LAC or NAT gateway is one peer with many users.
     pub per_peer: Option<u32>,
-    /// Tunnels of one peer address; `None`: any number.
+    /// Tunnels of one peer address (IPv6: one /64); `None`: as many as are left for all others.
     pub tunnels_per_peer: Option<u32>,
     /// Set-ups of sessions over time; `None`: as fast as they come.
     pub setup_rate: Option<SetupRate>,

@@ -5,6 +5,7 @@
 
 mod half_open;
 mod request;
+mod sources;
 
 use crate::config::{Config, PeerIndex};
 use crate::ids::Ids;
@@ -22,6 +23,7 @@ use sluice_spi::{
     Accepted, DropReason, Entropy, Event, Front, MachineKey, PeerAddr, Route, Severity, ShardId, Shards,
     Transmit, Via, random_bytes, random_u16,
 };
+use sources::Sources;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,6 +57,8 @@ pub(crate) struct L2tpFront {
     half_open: HalfOpenTable,
     machines: HashMap<u16, Option<Origin>>,
     by_peer: HashMap<(SocketAddr, u16), u16>,
+    /// Machines by where their peers are.
+    sources: Sources,
     rates: request::Rates,
     out: VecDeque<(PeerAddr, BytesMut)>,
     events: VecDeque<Event>,
@@ -79,6 +83,7 @@ impl L2tpFront {
             half_open: HalfOpenTable::default(),
             machines: HashMap::new(),
             by_peer: HashMap::new(),
+            sources: Sources::default(),
             rates: request::Rates::default(),
             out: VecDeque::new(),
             events: VecDeque::new(),
@@ -98,6 +103,17 @@ impl L2tpFront {
     fn drop_packet(&mut self, reason: DropReason) -> Route {
         self.event(Event::Dropped(reason));
         Route::Done
+    }
+
+    /// Why a peer may have no tunnel more: there is no place left, or its source has as many as there are places left
+    /// already. Whoever comes from elsewhere finds a place so, however many tunnels one source opens.
+    fn no_room_for_tunnel(&self, remote: SocketAddr) -> Option<DropReason> {
+        let left = self.config().limits.tunnels.saturating_sub(self.machines.len());
+        match left {
+            0 => Some(drops::TUNNEL_LIMIT),
+            left if self.sources.count(remote.ip()) >= left => Some(drops::TUNNEL_SHARE),
+            _ => None,
+        }
     }
 
     fn take_id(&mut self, now: Instant) -> Option<u16> {
@@ -200,14 +216,14 @@ impl L2tpFront {
                 return Route::Done;
             }
         }
-        if self.machines.len() >= self.config().limits.tunnels {
+        if let Some(reason) = self.no_room_for_tunnel(from.remote) {
             // The last free places were taken while this peer was half open.
             let text = "too many tunnels for now";
             self.refuse(
                 record,
                 ResultCode::with_error(stop::ERROR, error::NO_RESOURCES, text),
             );
-            return self.drop_packet(drops::TUNNEL_LIMIT);
+            return self.drop_packet(reason);
         }
         self.half_open.remove(record.tunnel);
         let superseded = Arc::new(AtomicBool::new(false));
@@ -217,6 +233,7 @@ impl L2tpFront {
             at: now,
             superseded: Arc::clone(&superseded),
         };
+        self.sources.add(from.remote.ip());
         self.machines.insert(record.tunnel, Some(origin));
         let key = (from.remote, record.peer_tunnel);
         let former = self.by_peer.insert(key, record.tunnel);
@@ -443,6 +460,7 @@ impl Front for L2tpFront {
         };
         self.ids.release(tunnel, now);
         if let Some(origin) = origin {
+            self.sources.remove(origin.remote.ip());
             let key = (origin.remote, origin.peer_tunnel);
             if self.by_peer.get(&key) == Some(&tunnel) {
                 self.by_peer.remove(&key);

@@ -46,6 +46,8 @@ reasons! {
     EVICTED = "half_open_evicted";
     /// As many tunnels as there may be.
     TUNNEL_LIMIT = "tunnel_limit";
+    /// A source with as many tunnels as there are places left.
+    TUNNEL_SHARE = "tunnel_share";
     /// The peer is not served.
     NOT_SERVED = "peer_not_served";
     /// A message that makes no sense before the tunnel is established.

@@ -332,6 +332,23 @@ fn r23_over_the_limit_known_peers_are_told_and_others_hear_nothing() {
 }
 
 #[test]
+fn r23_one_source_leaves_places_for_others() {
+    let mut world = World::new("max_tunnels = 8\n");
+    let greedy = |port: u16| Peer::new(&format!("192.0.2.66:{port}"), port);
+    for port in 1..=4 {
+        greedy(port).establish(&mut world);
+    }
+    let mut one_more = greedy(5);
+    let sccrq = Message::Sccrq(one_more.start());
+    assert!(one_more.send(&mut world, 0, &sccrq).is_empty());
+    assert_eq!(world.dropped("tunnel_share"), 1);
+    for other in 0..2 {
+        Peer::new(&format!("198.51.100.{other}:1701"), 9).establish(&mut world);
+    }
+    assert_eq!(world.node.machines().len(), 6);
+}
+
+#[test]
 fn r23_the_limit_holds_for_peers_that_were_half_open_before_it_was_reached() {
     let mut world = World::new("max_tunnels = 1\n");
     let (mut first, mut second) = (peer(0), peer(1));

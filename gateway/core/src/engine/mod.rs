@@ -302,7 +302,7 @@ impl Engine {
             Some(live.session.clone())
         });
         let Some(session) = up.flatten() else { return false };
-        lock(&self.admission).session_established();
+        lock(&self.admission).session_established(session.peer.remote.ip());
         let (shard, limits) = (session.origin.shard, session.limits);
         self.clocks.set(shard, id, Limit::Opening, None);
         self.clocks

@@ -146,8 +146,8 @@ impl L2tpFront {
 
     fn new_request(&mut self, from: PeerAddr, rule: PeerIndex, start: &Start, now: Instant) -> Route {
         let known = rule != Config::EVERYONE;
-        if self.machines.len() >= self.config().limits.tunnels {
-            return self.over(from, start, known, drops::TUNNEL_LIMIT);
+        if let Some(reason) = self.no_room_for_tunnel(from.remote) {
+            return self.over(from, start, known, reason);
         }
         match self
             .half_open
