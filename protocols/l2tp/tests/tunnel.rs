@@ -19,6 +19,35 @@ fn seconds(count: u64) -> Duration {
 }
 
 #[test]
+fn r17_packets_from_elsewhere_are_counted_for_their_tunnel() {
+    let (mut world, mut peer) = established("");
+    let session = peer.call(&mut world, 5);
+    let hello = peer.packet(0, &Message::Hello);
+    let stranger = "198.51.100.66:1701".parse().unwrap();
+    world.give(stranger, &hello);
+    let data = peer.data(session, &LCP_REQUEST);
+    world.give(stranger, &data);
+    assert_eq!(world.dropped("wrong_peer"), 2);
+    let key = world.node.only_machine();
+    let facts = world.node.machine(key).describe().facts;
+    let count = facts
+        .iter()
+        .find(|fact| fact.name == "packets_from_others")
+        .unwrap();
+    assert_eq!(count.value, "2");
+}
+
+#[test]
+fn r23_a_tunnel_that_the_gateway_has_no_place_for_is_told_to_come_back() {
+    let (mut world, _) = established("");
+    let key = world.node.only_machine();
+    let now = world.clock.now();
+    world.node.close(key, TerminateCause::ServiceUnavailable, now);
+    let answers = world.pass(Duration::from_millis(1));
+    assert_eq!(stops(&answers), [(stop::ERROR, Some(error::NO_RESOURCES))]);
+}
+
+#[test]
 fn r14_a_stopccn_or_cdn_with_another_id_is_acknowledged_counted_and_ignored() {
     let (mut world, mut peer) = established("");
     let session = peer.call(&mut world, 5);

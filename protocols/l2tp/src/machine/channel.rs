@@ -4,7 +4,7 @@
 //! The channel knows nothing of message types. It is given bodies with the peer's session id of their header and
 //! puts numbers on them as they leave; it is given received bodies and gives them back in order.
 
-use crate::wire::header::ControlHeader;
+use crate::wire::header::{ControlHeader, MAX_CONTROL};
 use crate::wire::message::DEFAULT_WINDOW;
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 pub(crate) const MAX_QUEUE: usize = 4096;
 /// Largest send window used, whatever the peer offers: nobody needs more messages on their way at once.
 pub(crate) const MAX_SEND_WINDOW: u16 = 256;
+/// Most octets of messages that are kept until those before them arrive. Two of the longest find room, or a hundred
+/// of the usual ones; what does not is dropped, acknowledged as far as its turn has come, and sent again by the peer.
+pub(crate) const MAX_AHEAD: usize = 2 * MAX_CONTROL;
 /// Half of the number space: what lies further ahead is behind (RFC 2661, 5.8).
 const HALF: u16 = 0x8000;
 
@@ -53,7 +56,7 @@ pub(crate) enum Received {
     Duplicate,
     /// It is kept until those before it have arrived.
     Queued,
-    /// It is further ahead than our window.
+    /// It is further ahead than our window, or there is no room to keep it.
     OutsideWindow,
     /// It acknowledges what was never sent: nothing of it may be used.
     WrongNr,
@@ -158,6 +161,8 @@ pub(crate) struct Channel {
     tries: u32,
     retransmit_at: Option<Instant>,
     ahead: BTreeMap<u16, (ControlHeader, Bytes)>,
+    /// Octets in `ahead`.
+    ahead_octets: usize,
     unacknowledged: u16,
     ack_at: Option<Instant>,
     round_trip: Option<Duration>,
@@ -193,6 +198,7 @@ impl Channel {
             tries: 0,
             retransmit_at: None,
             ahead: BTreeMap::new(),
+            ahead_octets: 0,
             unacknowledged: 0,
             ack_at: None,
             round_trip: None,
@@ -372,11 +378,17 @@ impl Channel {
                 self.ack_at = Some(now);
                 Received::Duplicate
             }
-            Some(distance) if distance < self.config.window => {
+            Some(_) if self.ahead.contains_key(&header.ns) => {
                 self.ack_at = Some(now);
+                Received::Queued
+            }
+            Some(distance)
+                if distance < self.config.window && self.ahead_octets + body.len() <= MAX_AHEAD =>
+            {
+                self.ack_at = Some(now);
+                self.ahead_octets += body.len();
                 self.ahead
-                    .entry(header.ns)
-                    .or_insert_with(|| (*header, Bytes::copy_from_slice(body)));
+                    .insert(header.ns, (*header, Bytes::copy_from_slice(body)));
                 Received::Queued
             }
             Some(_) => {
@@ -394,9 +406,10 @@ impl Channel {
 
     /// The next message that waited for those before it.
     pub(crate) fn pop_ready(&mut self) -> Option<(ControlHeader, Bytes)> {
-        let ready = self.ahead.remove(&self.nr)?;
+        let (header, body) = self.ahead.remove(&self.nr)?;
+        self.ahead_octets = self.ahead_octets.saturating_sub(body.len());
         self.advance();
-        Some(ready)
+        Some((header, body))
     }
 
     fn acknowledge(&mut self, count: usize, now: Instant) {

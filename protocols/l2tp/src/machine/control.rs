@@ -122,6 +122,12 @@ impl Tunnel {
             && matches!(message_type(body), Some((number::SCCRP | number::STOPCCN, _)))
     }
 
+    /// A packet for this tunnel that did not come from its peer.
+    pub(crate) fn wrong_peer(&mut self) {
+        self.wrong_peers = self.wrong_peers.saturating_add(1);
+        self.dropped(drops::WRONG_PEER);
+    }
+
     /// A control message for this tunnel.
     pub(crate) fn control(&mut self, from: PeerAddr, header: &ControlHeader, body: &[u8], now: Instant) {
         if self.state == State::Gone {
@@ -131,7 +137,7 @@ impl Tunnel {
             if self.may_float(&from, body) && header.nr == 1 {
                 self.peer.remote = from.remote;
             } else if !self.follow(from, header, body) {
-                return self.dropped(drops::WRONG_PEER);
+                return self.wrong_peer();
             }
         }
         if header.tunnel != self.key {
@@ -337,8 +343,13 @@ impl Tunnel {
         self.move_paths();
     }
 
-    /// A tunnel id that is nobody's, for messages about calls that do not exist.
+    /// A session id that is nobody's, for messages about calls that do not exist: a peer that looks calls up by it
+    /// must not find another one.
     pub(crate) fn nobody(&mut self) -> u16 {
-        random_u16(&mut *self.entropy).max(1)
+        let start = random_u16(&mut *self.entropy);
+        (0..=u16::MAX)
+            .map(|step| start.wrapping_add(step))
+            .find(|id| *id != 0 && !self.calls.contains_key(id))
+            .unwrap_or(u16::MAX)
     }
 }

@@ -24,6 +24,7 @@ impl Tunnel {
             Fact::new("ns", self.channel.next_ns().to_string()),
             Fact::new("nr", self.channel.nr().to_string()),
             Fact::new("calls", self.calls.len().to_string()),
+            Fact::new("packets_from_others", self.wrong_peers.to_string()),
             Fact::new("authenticated", self.secret().is_some().to_string()),
             Fact::new("framing_capabilities", mask(self.remote.framing, "sync", "async")),
         ];

@@ -110,11 +110,15 @@ impl Tunnel {
 
     fn stop_for(&mut self, cause: TerminateCause, now: Instant) {
         let result = match cause {
-            TerminateCause::AdminReboot | TerminateCause::NasReboot => stop::SHUTTING_DOWN,
-            _ => stop::GENERAL,
+            TerminateCause::AdminReboot | TerminateCause::NasReboot => ResultCode::plain(stop::SHUTTING_DOWN),
+            // Over a limit: the peer is to come back later.
+            TerminateCause::ServiceUnavailable => {
+                ResultCode::with_error(stop::ERROR, error::NO_RESOURCES, "no tunnel is free for now")
+            }
+            _ => ResultCode::plain(stop::GENERAL),
         };
         let ended = ended(cause, "closed", format!("closed: {cause}"));
-        self.stop(ResultCode::plain(result), ended, now);
+        self.stop(result, ended, now);
     }
 
     /// Ends all calls without a message of their own: the StopCCN ends them.

@@ -54,7 +54,7 @@ impl Tunnel {
     /// A data message that no path has taken: there is none yet, or none any more.
     pub(super) fn data(&mut self, from: PeerAddr, packet: &[u8], now: Instant) {
         if from.remote != self.peer.remote {
-            return self.dropped(drops::WRONG_PEER);
+            return self.wrong_peer();
         }
         let Ok(header) = DataHeader::decode(packet) else {
             return self.dropped(drops::HEADER);

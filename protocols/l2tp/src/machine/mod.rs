@@ -129,6 +129,8 @@ pub(crate) struct Tunnel {
     pub(crate) serial: u32,
     pub(crate) timers: Timers<Timer>,
     pub(crate) last_heard: Instant,
+    /// Packets for this tunnel that did not come from its peer, besides those that its paths refused.
+    pub(crate) wrong_peers: u64,
     pub(crate) events: VecDeque<Event>,
     /// Calls whose PPP may have frames to send.
     pub(crate) ready: VecDeque<u16>,
@@ -196,6 +198,7 @@ impl Tunnel {
             serial: 0,
             timers: Timers::new(),
             last_heard: now,
+            wrong_peers: 0,
             events: VecDeque::new(),
             ready: VecDeque::new(),
             farewell: VecDeque::new(),

@@ -441,3 +441,31 @@ fn everything_arrives_once_and_in_order_over_any_link() {
         assert!(got.iter().all(|got| got.iter().copied().eq(0..60)), "seed {seed}");
     }
 }
+
+#[test]
+fn what_is_kept_for_later_has_a_bound_in_octets() {
+    let now = Instant::now();
+    let mut channel = Channel::new(config(256));
+    let body = vec![7; 1000];
+    let kept = (1..=200)
+        .filter(|&ns| channel.receive(&header(ns, 0), &body, now) == Received::Queued)
+        .count();
+    assert_eq!(kept, MAX_AHEAD / body.len());
+    assert_eq!(
+        channel.receive(&header(200, 0), &body, now),
+        Received::OutsideWindow
+    );
+    assert_eq!(
+        channel.receive(&header(1, 0), &body, now),
+        Received::Queued,
+        "a copy of what is kept takes no room"
+    );
+    // The one that was missing comes: all that was kept has its turn, and there is room again.
+    assert_eq!(channel.receive(&header(0, 0), &body, now), Received::InOrder);
+    assert_eq!(std::iter::from_fn(|| channel.pop_ready()).count(), kept);
+    let next = channel.nr();
+    assert_eq!(
+        channel.receive(&header(next + 1, 0), &body, now),
+        Received::Queued
+    );
+}
