@@ -101,7 +101,8 @@ pub(crate) fn answer(packet: &[u8], router: &Router<'_>) -> Option<Vec<u8>> {
             } else {
                 packet.from
             };
-            (for_us && packet.is_from_link()).then(|| advertisement(router, to))
+            let sound = packet.is_from_link() && !packet.names_nobody(8);
+            (for_us && sound).then(|| advertisement(router, to))
         }
         NEIGHBOUR_SOLICITATION if packet.is_discovery(24) => answer_neighbour(&packet, router),
         _ => None,
@@ -174,9 +175,28 @@ impl<'a> Received<'a> {
         rest.is_empty()
     }
 
+    /// Whether the unspecified address claims a link-layer address, which makes no sense (RFC 4861, 6.1.1 and 7.1.1).
+    fn names_nobody(&self, options: usize) -> bool {
+        const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
+        let mut rest = self.message.get(options..).unwrap_or(&[]);
+        while let [kind, units, ..] = *rest {
+            if kind == SOURCE_LINK_LAYER_ADDRESS {
+                return self.from.is_unspecified();
+            }
+            rest = rest.get(usize::from(units.max(1)) * 8..).unwrap_or(&[]);
+        }
+        false
+    }
+
     fn is_from_link(&self) -> bool {
         self.from.is_unspecified() || self.from.is_unicast_link_local()
     }
+}
+
+/// The group that is asked for the owner of an address (RFC 4291, 2.7.1).
+fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    const GROUP: u128 = 0xff02_0000_0000_0000_0000_0001_ff00_0000;
+    Ipv6Addr::from_bits(GROUP | address.to_bits() & 0xff_ffff)
 }
 
 fn answer_echo(packet: &Received<'_>, router: &Router<'_>) -> Option<Vec<u8>> {
@@ -195,7 +215,11 @@ fn answer_echo(packet: &Received<'_>, router: &Router<'_>) -> Option<Vec<u8>> {
 fn answer_neighbour(packet: &Received<'_>, router: &Router<'_>) -> Option<Vec<u8>> {
     let target: [u8; 16] = packet.message.get(8..24)?.try_into().ok()?;
     let from_peer = packet.is_from_link() || router.prefix.contains(packet.from);
-    if Ipv6Addr::from(target) != router.address || !from_peer {
+    if Ipv6Addr::from(target) != router.address || !from_peer || packet.names_nobody(24) {
+        return None;
+    }
+    // A node that checks for duplicates has no address yet, and asks a solicited-node group (RFC 4861, 7.1.1).
+    if packet.from.is_unspecified() && packet.to != solicited_node(router.address) {
         return None;
     }
     // To the unspecified address of a node that checks for duplicates the answer goes to all nodes, and is not
@@ -384,6 +408,16 @@ mod tests {
     }
 
     #[test]
+    fn solicitations_of_nobody_name_no_link_layer_address() {
+        let solicit = |from| {
+            let message = vec![ROUTER_SOLICITATION, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0];
+            answer(&wrap(from, ALL_ROUTERS, 255, message), &router(&[]))
+        };
+        assert!(solicit(Ipv6Addr::UNSPECIFIED).is_none());
+        assert!(solicit(link_local(2)).is_some());
+    }
+
+    #[test]
     fn neighbours_learn_that_we_are_here() {
         let reply = answer(&neighbour(link_local(2), link_local(1)), &router(&[])).unwrap();
         let reply = Received::decode(&reply).unwrap();
@@ -391,10 +425,20 @@ mod tests {
             (reply.kind, reply.to, reply.message[4]),
             (NEIGHBOUR_ADVERTISEMENT, link_local(2), 0xe0)
         );
-        let reply = answer(&neighbour(Ipv6Addr::UNSPECIFIED, link_local(1)), &router(&[])).unwrap();
+        let mut message = vec![NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
+        message.extend_from_slice(&link_local(1).octets());
+        let group = "ff02::1:ff00:1".parse().unwrap();
+        let probe = wrap(Ipv6Addr::UNSPECIFIED, group, 255, message.clone());
+        let reply = answer(&probe, &router(&[])).unwrap();
         let reply = Received::decode(&reply).unwrap();
         assert_eq!((reply.to, reply.message[4]), (ALL_NODES, 0xa0));
         assert!(answer(&neighbour(link_local(2), link_local(9)), &router(&[])).is_none());
+        // Not to the group of the address, or with a link-layer address of nobody.
+        assert!(answer(&neighbour(Ipv6Addr::UNSPECIFIED, link_local(1)), &router(&[])).is_none());
+        message.extend_from_slice(&[1, 1, 0, 0, 0, 0, 0, 0]);
+        let probe = |from| wrap(from, group, 255, message.clone());
+        assert!(answer(&probe(Ipv6Addr::UNSPECIFIED), &router(&[])).is_none());
+        assert!(answer(&probe(link_local(2)), &router(&[])).is_some());
     }
 
     #[test]
