@@ -21,8 +21,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Rounds of a drain. A machine that still has something to say after so many is broken.
+/// Rounds of a drain, besides those for its sessions. A machine that still has something to say after so many is
+/// broken.
 pub(super) const MAX_ROUNDS: usize = 10_000;
+/// Rounds of a drain for each session: what the end, or the installation, of all of a tunnel's calls at once takes.
+const SESSION_ROUNDS: usize = 16;
 
 /// Lines a second of one listener about peers that have proven nothing.
 const FRONT_LINES: u32 = 5;
@@ -301,6 +304,8 @@ impl<P: Plane> Driver<P> {
 
     /// Takes out of a machine all that it has to say, then arms its timer; removes it where it is done.
     pub(super) fn drain(&mut self, slot: u32, now: Now) {
+        let sessions = self.slots.get(slot).map_or(0, |tunnel| tunnel.sessions.len());
+        let rounds = MAX_ROUNDS.saturating_add(sessions.saturating_mul(SESSION_ROUNDS));
         for round in 0.. {
             let sent = self.drain_transmits(slot, now);
             let event = self.guarded(slot, |machine| Ok(machine.poll_event())).flatten();
@@ -309,7 +314,7 @@ impl<P: Plane> Driver<P> {
                 None if !sent => break,
                 None => {}
             }
-            if round >= MAX_ROUNDS {
+            if round >= rounds {
                 self.guarded(slot, |_| {
                     Err::<(), _>("a machine did not come to rest".to_owned())
                 });

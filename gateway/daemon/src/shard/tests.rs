@@ -7,8 +7,9 @@ use sluice_core::{
     PoolConfig, SessionQuery, State,
 };
 use sluice_spi::{
-    DataPath, LocalRef, MachineKey, Module, PathError, PathRef, PathSpec, PathStats, PathUpdate, Payload,
-    PeerAddr, ShardId, Shards, TerminateCause, config,
+    CallInfo, DataPath, Ended, Event, Fact, Fault, Input, LocalRef, Machine, MachineKey, Module, PathError,
+    PathRef, PathSpec, PathStats, PathUpdate, Payload, PeerAddr, SessionKind, ShardId, Shards,
+    TerminateCause, Transmit, TunnelInfo, config,
 };
 use sluice_testkit::Seeded;
 use sluice_testkit::lac::{Lac, LacConfig, LacEvent};
@@ -561,4 +562,121 @@ fn a_trace_ends_with_its_session() {
     assert!(world.sessions().is_empty() && !traces.is_on(id, world.now.instant));
     let view = serde_json::to_string(&traces.view(id, 0, 1000, world.now.instant)).unwrap();
     assert!(view.contains("Terminate-Ack"), "{view}");
+}
+
+/// A tunnel of many calls whose peer ends all of them with one message.
+struct Fat {
+    calls: u32,
+    events: VecDeque<Event>,
+    is_over: bool,
+}
+
+impl Fat {
+    fn new(calls: u32) -> Self {
+        let call = CallInfo {
+            kind: SessionKind::Connection,
+            peer: peer(),
+            calling: None,
+            called: None,
+            label: None,
+        };
+        let opening = |call: &CallInfo, number| Event::SessionOpening {
+            session: LocalRef(number),
+            call: call.clone(),
+        };
+        let mut fat = Self {
+            calls,
+            events: VecDeque::new(),
+            is_over: false,
+        };
+        fat.events.push_back(Event::TunnelUp(fat.describe()));
+        fat.events.extend((0..calls).map(|number| opening(&call, number)));
+        fat
+    }
+}
+
+impl Machine for Fat {
+    fn key(&self) -> MachineKey {
+        MachineKey(77)
+    }
+
+    fn handle_input(&mut self, input: Input<'_>, _: Instant) -> Result<(), Fault> {
+        if let Input::Datagram { .. } = input {
+            let ended = Ended::new(TerminateCause::NasRequest, "stopped_by_peer", "all at once");
+            for number in 0..self.calls {
+                let (session, ended) = (LocalRef(number), ended.clone());
+                self.events.push_back(Event::RemovePath { session });
+                self.events.push_back(Event::SessionDown { session, ended });
+            }
+            self.events.push_back(Event::TunnelDown(ended));
+            self.is_over = true;
+        }
+        Ok(())
+    }
+
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn poll_transmit(&mut self, _: Instant, _: &mut bytes::BytesMut) -> Option<Transmit> {
+        None
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    fn checkpoint(&self, _: Instant) -> Option<bytes::Bytes> {
+        None
+    }
+
+    fn close(&mut self, _: TerminateCause, _: Instant) {}
+
+    fn is_drained(&self) -> bool {
+        self.is_over && self.events.is_empty()
+    }
+
+    fn describe(&self) -> TunnelInfo {
+        TunnelInfo {
+            key: self.key(),
+            peer: peer(),
+            peer_name: String::new(),
+            initiated: false,
+            facts: Vec::new(),
+        }
+    }
+
+    fn describe_session(&self, _: LocalRef) -> Vec<Fact> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn thousands_of_calls_end_with_one_message_and_all_by_its_cause() {
+    let calls = 6000;
+    let mut world = World::new(lac(), None);
+    let now = world.now;
+    let origin = world.driver.listeners[0].origin.clone();
+    let machine = Box::new(Fat::new(calls));
+    let slot = world.driver.insert(0, origin, machine.key(), machine);
+    world.driver.drain(slot, now);
+    assert_eq!(world.driver.sessions(), calls as usize);
+    let input = Input::Datagram {
+        from: peer(),
+        packet: &[],
+    };
+    world.driver.input(slot, input, now);
+    assert_eq!((world.driver.sessions(), world.driver.machines()), (0, 0));
+    let history = world.engine.history(&SessionQuery::default());
+    let codes: Vec<_> = history
+        .items
+        .iter()
+        .map(|session| session.end.as_ref().unwrap().code)
+        .collect();
+    assert!(
+        !codes.is_empty() && codes.iter().all(|&code| code == "stopped_by_peer"),
+        "{codes:?}"
+    );
 }

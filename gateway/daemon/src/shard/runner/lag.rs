@@ -35,6 +35,16 @@ impl Lag {
         worst
     }
 
+    /// The delay that lasts: the smaller one of the worst of the last two seconds. A single hiccup is over by the time
+    /// that anybody could be refused for it.
+    pub(super) fn lasting(&self) -> Duration {
+        let last = self.seconds.iter().take(2);
+        if last.len() < 2 {
+            return Duration::ZERO;
+        }
+        last.min().copied().unwrap_or_default()
+    }
+
     /// The worst delay of the last ten seconds.
     pub(super) fn worst(&self) -> Duration {
         self.seconds
@@ -71,6 +81,19 @@ mod tests {
         }
         lag.turn_over();
         assert_eq!(lag.worst(), Duration::ZERO);
+    }
+
+    #[test]
+    fn one_hiccup_is_no_load_and_two_bad_seconds_are() {
+        let mut lag = Lag::default();
+        let millis = Duration::from_millis;
+        let mut second = |delay| {
+            lag.note(millis(delay));
+            lag.turn_over();
+            lag.lasting()
+        };
+        let seconds = [600, 0, 300, 400, 500, 1].map(&mut second);
+        assert_eq!(seconds, [0, 0, 0, 300, 400, 1].map(millis));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Upkeep {
         if is_second {
             self.second = now.instant + SECOND;
             let worst = self.lag.turn_over();
-            self.engine.set_load(self.shard, load(worst));
+            self.engine.set_load(self.shard, load(self.lag.lasting()));
             self.metrics.shard_loop_lag.observe(worst.as_secs_f64());
             self.report.take(driver.plane());
         }
