@@ -90,7 +90,7 @@ impl Factory for ToyFactory {
     ) -> Result<Box<dyn Machine>, OpenError> {
         match open {
             Open::Initiated { key, peer } => Ok(Box::new(ToyMachine::new(key, peer, 0, true, self.0, now))),
-            Open::Accepted { .. } => return Err(OpenError::Transport),
+            Open::Accepted { .. } => Err(OpenError::Transport),
             Open::Restored { checkpoint } => {
                 let (_, mut body) = checkpoint::open(checkpoint)?;
                 let (key, far) = (body.u32().unwrap(), body.u32().unwrap());
