@@ -148,6 +148,13 @@ pub trait Machine: Send {
     /// The time given by `poll_timeout` has come.
     fn handle_timeout(&mut self, now: Instant);
 
+    /// Whether the machine wants more bytes of a channel. While it does not, the driver leaves them with the kernel,
+    /// so that a peer that sends ahead is slowed down and loses nothing. Asked after each drain.
+    fn wants_bytes(&self, channel: ChannelRef) -> bool {
+        let _ = channel;
+        true
+    }
+
     /// Appends the next packet to send, if any.
     fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut) -> Option<Transmit>;
 
