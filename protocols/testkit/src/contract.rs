@@ -4,6 +4,8 @@
 //! [`crate::Node`] watch the rest all the time: that drains end, that fronts only route to machines that live,
 //! that paths are installed once, that time moves on.
 
+pub mod stream;
+
 use crate::node::Node;
 use crate::pair::{Pair, Side};
 use crate::{Seeded, memory, mutate};

@@ -17,6 +17,7 @@ pub mod pair;
 pub mod policy;
 pub mod relay;
 mod seed;
+pub mod stream;
 pub mod vectors;
 
 pub use clock::Clock;
@@ -25,6 +26,7 @@ pub use node::{Node, Packet};
 pub use pair::{Pair, Side, Tap};
 pub use policy::Policy;
 pub use seed::Seeded;
+pub use stream::StreamNode;
 
 #[cfg(test)]
 crate::count_memory!();

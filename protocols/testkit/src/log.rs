@@ -2,10 +2,12 @@
 
 use crate::vectors::to_hex;
 use sluice_spi::{
-    AddressFilter, Event, LocalRef, MachineKey, PathKey, PathStats, PathUpdate, PeerAddr, Refusal,
+    AddressFilter, ChannelRef, Direction, Event, LocalRef, MachineKey, PathKey, PathStats, PathUpdate,
+    PeerAddr, Refusal,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// One line of a node's log.
@@ -71,6 +73,24 @@ pub enum Seen {
         session: LocalRef,
         /// Why.
         refusal: Refusal,
+    },
+    /// Bytes went through a channel of a machine, not counting those that pass joined channels.
+    Stream {
+        /// The channel.
+        channel: ChannelRef,
+        /// Which way.
+        direction: Direction,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// A relay of datagrams was asked for ([`Event::OpenRelay`]).
+    RelayOpened {
+        /// The session.
+        session: LocalRef,
+        /// The channel.
+        channel: ChannelRef,
+        /// Where the client says it will send from.
+        client: SocketAddr,
     },
     /// A machine could not go on.
     Fault(String),
@@ -169,6 +189,11 @@ impl Log {
                     writeln!(text, "received from {}: {}", from.remote, to_hex(bytes))
                 }
                 Seen::Sent { to, bytes } => writeln!(text, "sent to {}: {}", to.remote, to_hex(bytes)),
+                Seen::Stream {
+                    channel,
+                    direction,
+                    bytes,
+                } => writeln!(text, "{direction:?} {channel:?}: {}", to_hex(bytes)),
                 other => writeln!(text, "{other:?}"),
             };
         }
