@@ -338,7 +338,8 @@ pub enum Event {
         /// How.
         close: Close,
     },
-    /// Pass the bytes of two channels to each other from now on, until [`Input::JoinEnded`].
+    /// Pass the bytes of two channels to each other from now on, until [`Input::JoinEnded`]. A channel on which nothing
+    /// more comes in ([`StreamEnd::Finished`]) may be joined: its end follows what came before.
     Join {
         /// The session.
         session: LocalRef,
