@@ -159,7 +159,7 @@ pub struct PlaceCall {
 pub struct Applied {
     /// Sessions that keep an address which no pool has any more.
     pub orphans: usize,
-    /// Anything an operator should know besides.
+    /// What did not take effect, and why.
     pub notes: Vec<String>,
 }
 

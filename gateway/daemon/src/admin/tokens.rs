@@ -31,6 +31,9 @@ macro_rules! scopes {
             /// All scopes.
             pub const ALL: &'static [Scope] = &[$(Scope::$name),*];
 
+            /// Their names.
+            pub const NAMES: &'static [&'static str] = &[$($text),*];
+
             /// The scope as the API names it.
             pub fn as_str(self) -> &'static str {
                 match self { $(Scope::$name => $text,)* }

@@ -1,5 +1,7 @@
 //! The commands and their options.
 
+use crate::admin::Scope;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -63,13 +65,12 @@ pub(super) enum Command {
     /// List and change users
     #[command(subcommand)]
     Users(Users),
-    /// List address pools
-    #[command(subcommand)]
-    Pools(Pools),
+    /// List address pools and their use
+    Pools(Listing),
     /// List addresses in use or kept for a user
     Leases(Leases),
     /// List what is listened on
-    Listeners,
+    Listeners(Listing),
     /// List and change tokens of the API
     #[command(subcommand)]
     Tokens(Tokens),
@@ -285,14 +286,17 @@ pub(super) struct AddUser {
     pub(super) disabled: bool,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Pools {
-    /// List pools and their use
-    List,
+/// What can only be listed: saying so is optional.
+#[derive(Debug, Args)]
+pub(super) struct Listing {
+    #[arg(value_name = "list", value_parser = ["list"], hide = true)]
+    pub(super) list: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Leases {
+    #[command(flatten)]
+    pub(super) listing: Listing,
     /// Only from this pool
     #[arg(long)]
     pub(super) pool: Option<String>,
@@ -307,8 +311,8 @@ pub(super) enum Tokens {
     List,
     /// Make a token and print it, this once
     Add {
-        /// What it allows: read, session:write, user:write, config:write, admin
-        #[arg(required = true, value_name = "SCOPE")]
+        /// What it allows
+        #[arg(required = true, value_name = "SCOPE", value_parser = PossibleValuesParser::new(Scope::NAMES.iter().copied()))]
         scopes: Vec<String>,
         /// What it is for
         #[arg(long, default_value = "")]

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::args::Arguments;
+use super::trust::trust;
 use crate::config::{Config, Modules};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -9,11 +10,9 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -23,10 +22,24 @@ use tokio::net::{TcpStream, UnixStream};
 const SOCKETS: [&str; 2] = ["sluice-state/admin.sock", "/var/lib/sluice/admin.sock"];
 
 /// Longest time to connect, or to wait for an answer to begin.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
+
+/// How a gateway is reached: as the command line says.
+#[derive(Clone, Copy)]
+pub(super) struct Reach<'a> {
+    pub(super) arguments: &'a Arguments,
+    pub(super) modules: Modules<'a>,
+}
+
+impl Reach<'_> {
+    /// Connects.
+    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        Client::connect(self.arguments, self.modules).await
+    }
+}
 
 /// A connection to a gateway.
 pub(super) struct Client {
@@ -53,7 +66,7 @@ impl Answer {
 
 impl Client {
     /// Connects as the command line says.
-    pub(super) async fn connect(arguments: &Arguments, modules: Modules<'_>) -> Result<Self, Failure> {
+    async fn connect(arguments: &Arguments, modules: Modules<'_>) -> Result<Self, Failure> {
         let token = arguments
             .token
             .clone()
@@ -133,7 +146,7 @@ impl Client {
         if status.is_success() {
             return Ok(answer);
         }
-        Err(refusal(status, &answer))
+        Err(refusal(status, &answer, self.token.is_some()))
     }
 
     /// Asks for a stream.
@@ -153,6 +166,7 @@ impl Client {
             &Answer {
                 body: body.to_bytes(),
             },
+            self.token.is_some(),
         ))
     }
 }
@@ -161,20 +175,25 @@ fn lost(error: hyper::Error) -> Failure {
     Failure::Unreachable(format!("the connection to the gateway broke: {error}"))
 }
 
-fn refusal(status: hyper::StatusCode, answer: &Answer) -> Failure {
+fn refusal(status: hyper::StatusCode, answer: &Answer, had_token: bool) -> Failure {
     let problem = answer.json().unwrap_or_default();
-    let text = problem.get("detail").and_then(Value::as_str);
-    let mut text = text.map_or_else(|| format!("the gateway answers {status}"), str::to_owned);
+    let said = problem.get("detail").and_then(Value::as_str);
+    let said = said.map_or_else(|| format!("the gateway answers {status}"), str::to_owned);
     let errors = problem.get("errors").and_then(Value::as_array);
-    for error in errors
-        .into_iter()
-        .flatten()
-        .skip(usize::from(errors.is_some_and(|all| all.len() == 1)))
-    {
+    let errors = errors.into_iter().flatten().map(|error| {
         let part = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-        text.push_str(&format!("\n{}: {}", part("pointer"), part("detail")));
+        format!("{}: {}", part("pointer"), part("detail"))
+    });
+    let mut text = said.clone();
+    // The only one there is may be said already.
+    for error in errors.filter(|error| *error != said) {
+        text.push_str(&format!("\n{error}"));
     }
     match status.as_u16() {
+        401 if !had_token => {
+            let hint = "no token was given: put one into $SLUICE_TOKEN (sluice tokens add makes one)";
+            Failure::Forbidden(hint.to_owned())
+        }
         401 | 403 => Failure::Forbidden(text),
         _ => Failure::Refused(text),
     }
@@ -252,20 +271,4 @@ async fn connect_url(url: &str, ca: Option<&Path>, token: Option<String>) -> Res
     let connector = tokio_rustls::TlsConnector::from(trust(ca)?);
     let stream = connector.connect(name, stream).await.map_err(unreachable)?;
     Client::over(stream, authority.to_string(), token).await
-}
-
-fn trust(ca: &Path) -> Result<Arc<rustls::ClientConfig>, Failure> {
-    let wrong = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", ca.display()));
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca).map_err(|error| wrong(&error))? {
-        let certificate = certificate.map_err(|error| wrong(&error))?;
-        roots.add(certificate).map_err(|error| wrong(&error))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(&error))?;
-    Ok(Arc::new(
-        config.with_root_certificates(roots).with_no_client_auth(),
-    ))
 }

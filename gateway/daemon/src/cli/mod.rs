@@ -9,6 +9,7 @@ mod password;
 mod remote;
 mod render;
 mod stream;
+mod trust;
 
 pub use args::RunArgs;
 

@@ -3,7 +3,7 @@
 use super::args::{
     AddUser, Arguments, Call, Command, Leases, SessionFilter, Sessions, Tokens, Tunnels, Users,
 };
-use super::client::Client;
+use super::client::{Client, Reach};
 use super::{Done, Failure, password, render, stream};
 use crate::admin::escape;
 use crate::config::Modules;
@@ -16,6 +16,7 @@ const PAGE: usize = 1000;
 
 /// One command and where its answer goes.
 struct Run<'a> {
+    reach: Reach<'a>,
     client: Client,
     json: bool,
     out: &'a mut dyn Write,
@@ -60,7 +61,7 @@ const USERS: Columns = &[
     ("ENABLED", "/enabled"),
     ("IPV4", "/ipv4"),
     ("IPV6", "/ipv6"),
-    ("SESSIONS", "/max_sessions"),
+    ("MAX SESSIONS", "/max_sessions"),
     ("EXPIRES", "/expires"),
 ];
 
@@ -106,6 +107,7 @@ const AUDIT: Columns = &[
     ("FROM", "/from"),
     ("WHAT", "/what"),
     ("TARGET", "/target"),
+    ("DETAIL", "/detail"),
     ("RESULT", "/result"),
 ];
 
@@ -116,19 +118,25 @@ pub(super) async fn run(
     modules: Modules<'_>,
     out: &mut dyn Write,
 ) -> Done {
-    let client = Client::connect(arguments, modules).await?;
+    let reach = Reach { arguments, modules };
+    let client = reach.connect().await?;
     let json = arguments.json;
-    let mut run = Run { client, json, out };
+    let mut run = Run {
+        reach,
+        client,
+        json,
+        out,
+    };
     match command {
         Command::Sessions(command) => run.sessions(command).await,
         Command::Tunnels(command) => run.tunnels(command).await,
         Command::Users(command) => run.users(command).await,
         Command::Pools(_) => run.list("/v1/pools", &[], None, POOLS).await,
-        Command::Leases(Leases { pool, user }) => {
+        Command::Leases(Leases { pool, user, .. }) => {
             let query = [("pool", pool), ("user", user)];
             run.list("/v1/leases", &given(&query), None, LEASES).await
         }
-        Command::Listeners => run.list("/v1/listeners", &[], None, LISTENERS).await,
+        Command::Listeners(_) => run.list("/v1/listeners", &[], None, LISTENERS).await,
         Command::Tokens(command) => run.tokens(command).await,
         Command::Status => run.status().await,
         Command::Reload => run.reload().await,
@@ -148,7 +156,7 @@ pub(super) async fn run(
         Command::Trace(args) => stream::trace(&mut run.client, args, json, run.out).await,
         Command::Events { types, session } => {
             let query = query(&given(&[("types", types), ("session", session)]));
-            stream::events(&mut run.client, &query, json, run.out).await
+            stream::events(&mut run.client, &run.reach, &query, json, run.out).await
         }
         Command::Audit { limit } => {
             let limit = limit.to_string();
@@ -275,7 +283,7 @@ impl Run<'_> {
                 let types =
                     "session_opened,session_up,session_down,session_refused,auth_decided,end_requested";
                 let query = query(&[("types", types)]);
-                stream::events(&mut self.client, &query, self.json, self.out).await
+                stream::events(&mut self.client, &self.reach, &query, self.json, self.out).await
             }
         }
     }
@@ -311,9 +319,14 @@ impl Run<'_> {
             Users::Passwd { name, password } => {
                 let (password, made_up) = password::get(password)?;
                 let body = Some(json!({ "password": password }));
-                let text = with_password(format!("{name} has a new password"), &password, made_up);
-                self.change(Method::POST, &user(name, ":password"), body, &text)
-                    .await
+                let path = user(name, ":password");
+                let answer = self
+                    .client
+                    .ask(Method::POST, &path, body.as_ref())
+                    .await?
+                    .json()?;
+                let text = format!("{name} has a new password");
+                self.with_password(answer, text, &password, made_up)
             }
             Users::Delete { name } => {
                 let text = format!("{name} is deleted");
@@ -330,14 +343,22 @@ impl Run<'_> {
             "name": add.name, "password": password, "enabled": !add.disabled, "ipv4": add.ipv4, "ipv6": add.ipv6,
             "max_sessions": add.max_sessions, "expires": add.expires,
         });
-        let mut answer = self
+        let answer = self
             .client
             .ask(Method::POST, "/v1/users", Some(&body))
             .await?
             .json()?;
+        self.with_password(answer, format!("{} is added", add.name), &password, made_up)
+    }
+
+    /// Shows that a user has a password, which is shown as well where nobody knows it yet.
+    fn with_password(&mut self, mut answer: Value, text: String, password: &str, made_up: bool) -> Done {
         if !self.json {
-            let text = with_password(format!("{} is added", add.name), &password, made_up);
-            return Ok(writeln!(self.out, "{text}")?);
+            match made_up {
+                true => writeln!(self.out, "{text}; its password is {password}")?,
+                false => writeln!(self.out, "{text}")?,
+            }
+            return Ok(());
         }
         if let Some(object) = answer.as_object_mut().filter(|_| made_up) {
             object.insert("password".to_owned(), json!(password));
@@ -384,21 +405,20 @@ impl Run<'_> {
             .await?
             .json()?;
         if self.json {
-            return render::json(&answer, self.out);
+            render::json(&answer, self.out)?;
+        } else {
+            render::changes(answer.get("changes").unwrap_or(&Value::Null), self.out)?;
+            if answer.get("restart_needed") == Some(&Value::Bool(true)) {
+                writeln!(self.out, "Some changes wait for a restart: run sluice restart.")?;
+            }
         }
-        render::changes(answer.get("changes").unwrap_or(&Value::Null), self.out)?;
-        for note in answer
-            .get("notes")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            writeln!(self.out, "{}", render::cell(note))?;
+        // What of it did not take effect.
+        let notes = answer.get("notes").and_then(Value::as_array);
+        let notes: Vec<&str> = notes.into_iter().flatten().filter_map(Value::as_str).collect();
+        match notes.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::Refused(notes.join("\n"))),
         }
-        if answer.get("restart_needed") == Some(&Value::Bool(true)) {
-            writeln!(self.out, "Some changes wait for a restart: run sluice restart.")?;
-        }
-        Ok(())
     }
 
     async fn status(&mut self) -> Done {
@@ -421,12 +441,9 @@ impl Run<'_> {
         writeln!(out, "ready: {}", if ready { "yes" } else { "no" })?;
         for list in ["reasons", "warnings"] {
             for reason in status.get(list).and_then(Value::as_array).into_iter().flatten() {
-                writeln!(
-                    out,
-                    "  {}: {}",
-                    render::at(reason, "/code"),
-                    render::at(reason, "/text")
-                )?;
+                let text = reason.get("text").and_then(Value::as_str).unwrap_or("");
+                let lines: Vec<String> = text.lines().map(render::printable).collect();
+                writeln!(out, "  {}: {}", render::at(reason, "/code"), lines.join("\n    "))?;
             }
         }
         let mut rows = Vec::new();
@@ -438,14 +455,11 @@ impl Run<'_> {
         writeln!(out)?;
         render::table(&["PART", "ON", "DETAIL"], &rows, out)?;
         writeln!(out)?;
-        render::table(&["", "PROTOCOL", "STATE", "COUNT"], &counts(&status), out)
-    }
-}
-
-fn with_password(text: String, password: &str, made_up: bool) -> String {
-    match made_up {
-        true => format!("{text}; its password is {password}"),
-        false => text,
+        let counts = counts(&status);
+        if counts.is_empty() {
+            return Ok(writeln!(out, "no sessions and no tunnels")?);
+        }
+        render::table(&["", "PROTOCOL", "STATE", "COUNT"], &counts, out)
     }
 }
 

@@ -19,7 +19,12 @@ pub(super) fn cell(value: &Value) -> String {
         Value::Array(list) => list.iter().map(cell).collect::<Vec<_>>().join(" "),
         other => other.to_string(),
     };
-    // The gateway escapes what peers say; whatever else a server sends must not command a terminal either.
+    printable(&text)
+}
+
+/// A text that cannot command a terminal. The gateway escapes what peers say; what else a server sends must not
+/// either.
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect()

@@ -1,7 +1,7 @@
 //! Commands that go on until they are interrupted: events, watching sessions, traces.
 
 use super::args::Trace;
-use super::client::Client;
+use super::client::{Client, PATIENCE, Reach};
 use super::{Done, Failure, render};
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -13,6 +13,9 @@ use std::time::Duration;
 /// How often a running trace is asked for what is new.
 const TRACE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Pause before a stream that broke off is asked for again.
+const RETURN: Duration = Duration::from_millis(100);
+
 /// Longest line of an event stream, in bytes.
 const MAX_LINE: usize = 1 << 20;
 
@@ -21,6 +24,8 @@ struct EventReader {
     body: Incoming,
     rest: Vec<u8>,
     data: String,
+    /// The id of the last event.
+    last: Option<String>,
 }
 
 impl EventReader {
@@ -29,6 +34,7 @@ impl EventReader {
             body,
             rest: Vec::new(),
             data: String::new(),
+            last: None,
         }
     }
 
@@ -39,7 +45,9 @@ impl EventReader {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 let line = String::from_utf8_lossy(&line);
                 let line = line.trim_end_matches(['\r', '\n']);
-                if let Some(data) = line.strip_prefix("data:") {
+                if let Some(id) = line.strip_prefix("id:") {
+                    self.last = Some(id.trim_start().to_owned());
+                } else if let Some(data) = line.strip_prefix("data:") {
                     self.data.push_str(data.trim_start());
                 } else if line.is_empty() && !self.data.is_empty() {
                     let data = std::mem::take(&mut self.data);
@@ -67,6 +75,9 @@ impl EventReader {
 /// One event as a line for people.
 fn line(event: &Value) -> String {
     let name = render::at(event, "/type");
+    if name == "events_lost" {
+        return "some events were missed: list what is there anew".to_owned();
+    }
     let (thing, keys): (&str, &[&str]) = match event {
         event if event.get("session").is_some() => {
             ("/session", &["id", "user", "peer", "addresses", "state"])
@@ -102,18 +113,53 @@ fn line(event: &Value) -> String {
     format!("{} {name:<16} {}", render::at(event, "/time"), words.join(" "))
 }
 
-/// Follows events until the gateway or the user ends it.
-pub(super) async fn events(client: &mut Client, query: &str, json_wanted: bool, out: &mut dyn Write) -> Done {
-    let body = client.follow(&format!("/v1/events{query}"), None).await?;
-    let mut reader = EventReader::new(body);
-    while let Some(event) = reader.next().await? {
-        match json_wanted {
-            true => writeln!(out, "{event}")?,
-            false => writeln!(out, "{}", line(&event))?,
+/// Follows events until the gateway or the user ends it. A worker that restarts is no end: its keeper goes on
+/// listening, and what is missed meanwhile is asked for.
+pub(super) async fn events(
+    client: &mut Client,
+    reach: &Reach<'_>,
+    query: &str,
+    json_wanted: bool,
+    out: &mut dyn Write,
+) -> Done {
+    let path = format!("/v1/events{query}");
+    let mut last: Option<String> = None;
+    let mut body = client.follow(&path, None).await?;
+    loop {
+        let mut reader = EventReader::new(body);
+        loop {
+            match reader.next().await {
+                Ok(Some(event)) => show(&event, json_wanted, out)?,
+                Ok(None) | Err(Failure::Unreachable(_)) => break,
+                Err(failure) => return Err(failure),
+            }
         }
-        out.flush()?;
+        last = reader.last.or(last);
+        (*client, body) = again(reach, &path, last.as_deref()).await?;
     }
-    Ok(())
+}
+
+fn show(event: &Value, json_wanted: bool, out: &mut dyn Write) -> Done {
+    match json_wanted {
+        true => writeln!(out, "{event}")?,
+        false => writeln!(out, "{}", line(event))?,
+    }
+    Ok(out.flush()?)
+}
+
+/// Comes back to a stream that broke off. Where nobody listens any more the gateway has ended.
+async fn again(reach: &Reach<'_>, path: &str, last: Option<&str>) -> Result<(Client, Incoming), Failure> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(RETURN).await;
+        let mut client = reach.connect().await?;
+        match client.follow(path, last).await {
+            Ok(body) => return Ok((client, body)),
+            // A worker on its way out may still take a connection.
+            Err(Failure::Unreachable(_)) if begun.elapsed() < PATIENCE => {}
+            Err(failure) => return Err(failure),
+        }
+    }
 }
 
 /// Runs a trace: prints decoded messages as they come, ends it on an interrupt, and saves the packets.

@@ -1,5 +1,6 @@
 //! Everyone who is told what happens in the engine.
 
+use super::kept::KeptText;
 use crate::admin::Events;
 use crate::logs::EventLog;
 use crate::shard::Remote;
@@ -9,6 +10,10 @@ use sluice_spi::TerminateCause;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
+
+/// What is kept for the next worker where new sessions are refused, and where they are not.
+pub(super) const DRAINING: &str = "draining";
+const ADMITTING: &str = "admitting";
 
 /// When the steps of a session's set-up were taken.
 #[derive(Clone, Copy)]
@@ -24,18 +29,21 @@ pub(super) struct Fanout {
     log: EventLog,
     metrics: Arc<Metrics>,
     shards: OnceLock<Vec<Remote>>,
+    draining: KeptText,
     /// Sessions being set up; as many as the engine admits.
     setups: Mutex<HashMap<SessionId, Steps>>,
 }
 
 impl Fanout {
-    /// `lines` is how many log lines a second a peer can cause.
-    pub(super) fn new(events: Arc<Events>, metrics: Arc<Metrics>, lines: u32) -> Self {
+    /// `lines` is how many log lines a second a peer can cause; `draining` keeps for the next worker whether new
+    /// sessions are refused.
+    pub(super) fn new(events: Arc<Events>, metrics: Arc<Metrics>, lines: u32, draining: KeptText) -> Self {
         Self {
             events,
             log: EventLog::new(lines, Instant::now()),
             metrics,
             shards: OnceLock::new(),
+            draining,
             setups: Mutex::default(),
         }
     }
@@ -131,6 +139,11 @@ impl Observer for Fanout {
         self.measure(event);
         self.log.on_event(event);
         self.events.on_event(event);
+        if let EngineEvent::Draining(draining) = event
+            && let Err(error) = self.draining.keep(if *draining { DRAINING } else { ADMITTING })
+        {
+            tracing::warn!("the next worker will not know whether new sessions are refused: {error}");
+        }
         if let EngineEvent::EndRequested { shard, .. } = event {
             let shards = self.shards.get();
             if let Some(remote) = shards.and_then(|shards| shards.get(usize::from(shard.0))) {

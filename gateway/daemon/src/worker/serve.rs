@@ -2,8 +2,9 @@
 
 use super::control::{Address, Host, RestartWanted, Running, add_routes};
 use super::entropy;
+use super::kept::KeptText;
 use super::measure::{self, Answers, Sources};
-use super::observer::Fanout;
+use super::observer::{DRAINING, Fanout};
 use super::shards::{self, Shared};
 use super::{CannotStart, Prepared, greeting};
 use crate::admin::{Configs, Events, Parts, Plane, ServiceStatus, Traces, static_addresses};
@@ -201,10 +202,13 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
     let users = Arc::new(open_users(prepared.state.users, &config, &link)?);
     let run = entropy::number();
     let events = Arc::new(Events::new(run));
+    let kept = KeptText::open(&link, "draining", 16)?;
+    let draining = !first && kept.recall().as_deref() == Some(DRAINING);
     let fanout = Arc::new(Fanout::new(
         events.clone(),
         metrics.clone(),
         config.log.network_lines,
+        kept,
     ));
     let journal: Arc<dyn Journal> = store.clone();
     let engine = Engine::new(
@@ -214,6 +218,9 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
         Box::new(entropy::Kernel),
     );
     let engine = Arc::new(engine);
+    if draining {
+        engine.set_draining(true);
+    }
     engine.set_static_addresses(&static_addresses(&users.table()));
     let ends = shards::ends(shards);
     let remotes = ends.remotes.clone();

@@ -166,7 +166,7 @@ pub(crate) struct Reloaded {
     restart_needed: bool,
     /// Sessions that keep an address which no pool has any more.
     orphans: usize,
-    /// Anything else worth knowing.
+    /// What did not take effect, and why.
     notes: Vec<String>,
 }
 
