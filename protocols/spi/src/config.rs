@@ -83,13 +83,19 @@ impl Source<'_> {
         }
     }
 
+    /// Line and column of a byte, from 1.
+    fn place(&self, at: usize) -> (usize, usize) {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        (line, column)
+    }
+
     fn report(&self, at: usize, key: String, message: String) {
         if self.problems.borrow().len() >= MAX_PROBLEMS {
             return;
         }
-        let before = self.text.get(..at).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        let (line, column) = self.place(at);
         self.problems.borrow_mut().push(Problem {
             file: self.file.to_owned(),
             line,
@@ -200,6 +206,12 @@ impl<'a> Section<'a> {
     /// Where this section came from, with its tables, such as `listener[0].l2tp`.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The line of the file on which this section begins, from 1; that of the table around it where the file does
+    /// not have it.
+    pub fn line(&self) -> usize {
+        self.source.place(self.at).0
     }
 
     /// Whether the file has this key.
@@ -372,6 +384,18 @@ impl<'a> Section<'a> {
             }
         }
         list
+    }
+
+    /// Like [`Section::list`], where an empty array is a mistake: it says the opposite of none at all.
+    pub fn non_empty_list<T: FromStr>(&self, key: &str, wanted: &str) -> Vec<T> {
+        let empty = self.find(key).is_some_and(|value| {
+            let array = value.get_ref().as_array();
+            array.is_some_and(|array| array.iter().next().is_none())
+        });
+        if empty {
+            self.report(key, format!("must not be empty: leave it out, or give {wanted}"));
+        }
+        self.list(key, wanted)
     }
 
     /// One of several words, or a default.

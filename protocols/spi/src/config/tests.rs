@@ -116,3 +116,23 @@ fn durations_read_back() {
         assert!(parse_duration(text).is_none() || text.ends_with('d'), "{text}");
     }
 }
+
+#[test]
+fn an_empty_list_may_be_a_mistake_and_sections_know_their_line() {
+    let text = "[[a]]\nx = [\"1\"]\n\n[[a]]\nx = []\n";
+    let mut lines = Vec::new();
+    let problems = read("f", text, |root| {
+        for section in root.sections("a") {
+            lines.push(section.line());
+            section.non_empty_list::<u8>("x", "numbers");
+            section.non_empty_list::<u8>("y", "numbers");
+        }
+    })
+    .unwrap_err();
+    assert_eq!(lines, [1, 4]);
+    let shown: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    assert_eq!(
+        shown,
+        ["f:5:5: a[1].x: must not be empty: leave it out, or give numbers"]
+    );
+}
