@@ -102,6 +102,13 @@ pub struct Policy {
     own: Arc<Own>,
 }
 
+impl Default for Policy {
+    /// No rules, and the usual defaults.
+    fn default() -> Self {
+        Self::compiled(Vec::new(), Defaults::default())
+    }
+}
+
 impl Policy {
     /// Compiles rules. Prefixes of mapped IPv4 addresses become the IPv4 prefixes they mean.
     pub fn new(mut rules: Vec<Rule>, defaults: Defaults) -> Result<Self, TooManyRules> {
@@ -114,12 +121,16 @@ impl Policy {
                 *prefix = rule::unmapped(*prefix);
             }
         }
-        Ok(Self {
+        Ok(Self::compiled(rules, defaults))
+    }
+
+    fn compiled(rules: Vec<Rule>, defaults: Defaults) -> Self {
+        Self {
             index: Arc::new(Index::new(&rules)),
             rules: rules.into(),
             defaults: Arc::new(defaults),
             own: Arc::default(),
-        })
+        }
     }
 
     /// The same policy for a gateway that listens on these addresses, which are known only as it runs.

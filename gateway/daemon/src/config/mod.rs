@@ -3,19 +3,23 @@
 //! The tables of the file and what they hold are documented by the commented samples in `deploy/config`. The
 //! section of a listener that is named after its protocol is read by that protocol's module.
 
+mod amounts;
 mod changes;
 mod engine;
 mod listeners;
+mod policy;
 mod pools;
 mod sections;
 mod users;
 
 pub use changes::{Change, Impact, changes};
 pub use listeners::{ListenAddress, Listener};
+pub use policy::{QuotaLimit, Quotas};
 pub use pools::DEFAULT_POOL;
 pub use sections::{Admin, Demand, Forwarding, Gateway, Log, LogFormat, Metrics, Network, Sandbox, Tls};
 pub use users::Users;
 
+use sluice_auth::policy::Policy;
 use sluice_core::EngineConfig;
 use sluice_spi::Module;
 use sluice_spi::config::{Problem, Section, Setting, SettingValue, read_document};
@@ -53,6 +57,10 @@ pub struct Config {
     pub engine: EngineConfig,
     /// Where users are kept.
     pub users: Users,
+    /// Who may do what, without the gateway's own addresses.
+    pub policy: Policy,
+    /// The quotas that the policy names.
+    pub quotas: Quotas,
     /// What the host is told about the clients' addresses.
     pub network: Network,
     /// What is logged, and how.
@@ -199,9 +207,11 @@ fn read_root(file: &str, root: &Section<'_>, modules: Modules<'_>) -> Config {
     let pools = pools::read(root);
     let users = users::read(root, &gateway.state_dir, &pools);
     let protocols: Vec<&'static str> = modules.iter().map(|module| module.descriptor().name).collect();
+    let listeners = listeners::read(root, modules);
+    let names: Vec<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
+    let (policy, quotas) = policy::read(root, &names, &protocols);
     Config {
         source: file.to_owned(),
-        listeners: listeners::read(root, modules),
         admin: sections::admin(&root.section("admin"), &gateway.state_dir),
         metrics: sections::metrics(&root.section("metrics")),
         engine: engine::read(root, pools, &protocols),
@@ -210,7 +220,10 @@ fn read_root(file: &str, root: &Section<'_>, modules: Modules<'_>) -> Config {
         sandbox: sections::sandbox(&root.section("sandbox")),
         settings: Vec::new(),
         gateway,
+        listeners,
         users,
+        policy,
+        quotas,
     }
 }
 

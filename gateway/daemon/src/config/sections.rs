@@ -192,10 +192,10 @@ pub(super) fn network(section: &Section<'_>) -> Network {
     network
 }
 
-const INTERFACE_RULE: &str =
+pub(super) const INTERFACE_RULE: &str =
     "must be 1 to 15 letters, digits and any of - _ . as in the name of an interface";
 
-fn is_interface(name: &str) -> bool {
+pub(super) fn is_interface(name: &str) -> bool {
     let fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     !name.is_empty() && name.len() <= MAX_INTERFACE && name.bytes().all(fit) && name != "." && name != ".."
 }
