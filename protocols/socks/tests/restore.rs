@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use sluice_spi::checkpoint::{CheckpointError, open, seal};
 use sluice_spi::{
-    ChannelFailure, Entropy, Factory, Input, JoinEnd, LocalRef, Open, OpenError, PeerAddr, ShardId, StreamEnd,
+    ChannelFailure, Entropy, Factory, JoinEnd, LocalRef, Open, OpenError, PeerAddr, ShardId, StreamEnd,
 };
 use sluice_testkit::stream::Stage;
 use sluice_testkit::{Seeded, StreamNode, contract, mutate};
@@ -92,14 +92,8 @@ fn a_socket_that_is_lost_ends_the_session() {
     for (channel, code) in [(OTHER, "not_resumed"), (CLIENT, "client_reset")] {
         let mut node = up("connect_ipv4");
         node.restart(&factory(TRUSTING)).unwrap();
-        let failure = ChannelFailure::Resources;
-        if channel == OTHER {
-            // The driver says that the channel is not there, and closes nothing.
-            node.input(Input::ChannelFailed { channel, failure });
-        } else {
-            node.end(channel, StreamEnd::Reset);
-            node.input(Input::ChannelFailed { channel, failure });
-        }
+        node.lose(channel, ChannelFailure::Resources);
+        assert!(node.is_gone());
         assert_eq!(ended(&node).code, code);
     }
 }

@@ -261,6 +261,14 @@ impl StreamNode {
         self.input(Input::JoinEnded { session, end });
     }
 
+    /// A channel is not there any more, as after a restart over which its socket was lost.
+    pub fn lose(&mut self, channel: ChannelRef, failure: ChannelFailure) {
+        self.channels.get_mut(&channel).expect("a channel").stage = Stage::Closed;
+        self.joins
+            .retain(|_, (first, second)| *first != channel && *second != channel);
+        self.input(Input::ChannelFailed { channel, failure });
+    }
+
     /// Gives the machine any input.
     pub fn input(&mut self, input: Input<'_>) {
         let now = self.clock.now();

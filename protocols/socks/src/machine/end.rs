@@ -19,10 +19,12 @@ impl Connection {
                 close: other,
             });
         }
-        self.event(Event::CloseChannel {
-            channel: CLIENT,
-            close: client,
-        });
+        if std::mem::take(&mut self.has_client) {
+            self.event(Event::CloseChannel {
+                channel: CLIENT,
+                close: client,
+            });
+        }
         self.over();
     }
 
@@ -86,6 +88,7 @@ impl Connection {
     /// A channel was not opened, or is gone.
     pub(super) fn failed(&mut self, channel: ChannelRef, failure: ChannelFailure) {
         if channel == CLIENT {
+            self.has_client = false;
             return self.client_reset();
         }
         if channel != OTHER || !self.has_other {

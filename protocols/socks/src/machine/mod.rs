@@ -111,6 +111,8 @@ pub(crate) struct Connection {
     denied: Option<Denial>,
     /// Whether `SessionOpening` was given and `SessionDown` was not.
     has_session: bool,
+    /// Whether the client's connection is not closed.
+    has_client: bool,
     /// Whether the other channel was asked for and is not closed.
     has_other: bool,
     /// Whether the client has sent its last octet.
@@ -141,6 +143,7 @@ impl Connection {
             admission: Admission::Pending,
             denied: None,
             has_session: false,
+            has_client: true,
             has_other: false,
             finished: false,
             trace: false,
