@@ -1,6 +1,8 @@
 //! Namespaces and the links between them.
 
 use super::{run, sh, wait_for};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,6 +36,23 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program.as_ref());
         command
+    }
+
+    /// Moves the calling thread inside, for good: the sockets it opens belong to the namespace.
+    pub fn enter(&self) {
+        let place = std::fs::File::open(format!("/run/netns/{}", self.name)).unwrap();
+        move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    }
+
+    /// Runs something in a thread of its own inside, such as opening a socket that is used elsewhere.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter();
+                work()
+            });
+            thread.join().unwrap()
+        })
     }
 
     /// Runs `ip` with these words inside; panics with its words where it fails.
