@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sluice-testkit", &["sluice-auth", "sluice-spi"]),
     ("sluice-core", &["sluice-auth", "sluice-spi"]),
     ("sluice-dataplane", &["sluice-auth", "sluice-spi"]),
+    ("sluice-egress", &["sluice-auth", "sluice-spi"]),
     ("sluice-store", &["sluice-core"]),
     (
         "sluice",
@@ -30,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sluice-auth-backends",
             "sluice-core",
             "sluice-dataplane",
+            "sluice-egress",
             "sluice-keeper",
             "sluice-metrics",
             "sluice-registry",

@@ -1,0 +1,91 @@
+//! Socket options and the error queue of Linux that no library offers safely.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{MaybeUninit, size_of, size_of_val};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// Lets `connect` choose the port of a socket bound to an address with port 0 (IP_BIND_ADDRESS_NO_PORT, ip(7)): ports
+/// are then used once for each destination, not once for each address.
+pub(crate) fn bind_address_without_port(socket: &impl AsFd) -> io::Result<()> {
+    set(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)
+}
+
+/// Puts the SYN off until the first write, and the written bytes into it where the peer allows that
+/// (TCP_FASTOPEN_CONNECT, tcp(7); RFC 7413).
+pub(crate) fn connect_with_first_write(socket: &impl AsFd) -> io::Result<()> {
+    set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT)
+}
+
+fn set(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0);
+    // SAFETY: the descriptor is open, as it is borrowed; the value is an integer that outlives the call, and its
+    // length is given.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Room for the control messages of one error: its description and the address of who sent it, with headers.
+const CONTROL: usize = 256;
+
+/// A buffer for control messages, aligned as they have to be.
+#[repr(C, align(8))]
+struct Control([MaybeUninit<u8>; CONTROL]);
+
+/// Whether the error of a connection that failed was an ICMP "time exceeded". The kernel reports it by the same error
+/// number as an unreachable host, and keeps the message itself in the socket's error queue (ip(7), IP_RECVERR).
+pub(crate) fn hop_limit_exceeded(socket: &impl AsFd) -> bool {
+    let mut control = Control([MaybeUninit::uninit(); CONTROL]);
+    // SAFETY: all zeroes are a valid msghdr: null pointers with zero lengths.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL;
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor is open, as it is borrowed; the message has no name and no buffers, and its control
+    // buffer is CONTROL bytes long and outlives the call.
+    if unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) } < 0 {
+        return false;
+    }
+    // SAFETY: the message was filled by recvmsg, and its control buffer lives.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !next.is_null() {
+        // SAFETY: a header that the macros give lies within the control buffer, aligned for it.
+        let header = unsafe { next.read() };
+        let kind = (header.cmsg_level, header.cmsg_type);
+        let (wanted4, wanted6) = (
+            (libc::IPPROTO_IP, libc::IP_RECVERR),
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        );
+        // SAFETY: computes a number only.
+        let least =
+            unsafe { libc::CMSG_LEN(u32::try_from(size_of::<libc::sock_extended_err>()).unwrap_or(0)) };
+        if (kind == wanted4 || kind == wanted6)
+            && usize::try_from(least).is_ok_and(|least| header.cmsg_len >= least)
+        {
+            // SAFETY: the control message has at least the length of the structure, which is plain data.
+            let error = unsafe {
+                libc::CMSG_DATA(next)
+                    .cast::<libc::sock_extended_err>()
+                    .read_unaligned()
+            };
+            return is_time_exceeded(error.ee_origin, error.ee_type);
+        }
+        // SAFETY: `next` came from these macros for this message.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
+    }
+    false
+}
+
+/// ICMP type 11 (RFC 792) and ICMPv6 type 3 (RFC 4443, 3.3).
+fn is_time_exceeded(origin: u8, kind: u8) -> bool {
+    matches!(
+        (origin, kind),
+        (libc::SO_EE_ORIGIN_ICMP, 11) | (libc::SO_EE_ORIGIN_ICMP6, 3)
+    )
+}
