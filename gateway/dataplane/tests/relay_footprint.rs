@@ -15,6 +15,9 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 /// Most heap memory of an idle relay in bytes, with its task, its timers and what the runtime keeps of its sockets.
 const MOST_MEMORY: usize = 1_536;
 
+/// How long all of this may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
 struct Counting;
 
 static HEAP: AtomicUsize = AtomicUsize::new(0);
@@ -137,8 +140,9 @@ async fn no_descriptor_is_left(pool: &Rc<Pool>) {
     let ((client, accepted), (connected, target)) = (pair().await, pair().await);
     let relay = Relay::new(accepted, connected, pool, options()).unwrap();
     let (handle, task) = (relay.handle(), spawn_local(relay.run()));
+    let junk = vec![0; 1 << 20];
     while pool.stats().pipes_in_use == 0 {
-        let _ = client.try_write(&[0; 100_000]);
+        let _ = client.try_write(&junk);
         yield_now().await;
     }
     handle.end();
@@ -159,9 +163,11 @@ fn relays_are_small_and_leave_nothing_behind() {
         .enable_all()
         .build()
         .unwrap();
-    LocalSet::new().block_on(&runtime, async {
+    let test = async {
         let pool = Pool::new(PoolConfig::default());
         no_descriptor_is_left(&pool).await;
         an_idle_relay_is_small(&pool).await;
-    });
+    };
+    let limited = async { tokio::time::timeout(LIMIT, test).await.unwrap() };
+    LocalSet::new().block_on(&runtime, limited);
 }

@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 const BULK_READ: usize = 32 << 10;
 /// So many of those in a row, and the stream is spliced.
 const BULK_READS: u8 = 2;
-/// A stream that moved at least so many bytes by splicing before it had to wait is spliced again from the first
-/// byte; with less, copying costs less.
+/// A stream that moved less than so many bytes by splicing before it had to wait is copied again; one that moved as
+/// many goes on to be spliced from its next byte.
 const BULK_BURST: usize = 64 << 10;
 
 /// Most bytes read in one turn, so that one stream does not hold up a thread.
@@ -137,7 +137,7 @@ impl Flow {
 
     /// Whether bytes wait here for the receiver.
     pub(super) fn holds_bytes(&self) -> bool {
-        !self.rest.is_empty() || self.lease.is_some()
+        !self.rest.is_empty() || self.lease.as_ref().is_some_and(|lease| lease.held() > 0)
     }
 
     /// Moves what can be moved now.
@@ -145,9 +145,12 @@ impl Flow {
         let mut left = TURN_BYTES;
         let mut turn = Ok(Turn::Busy);
         for _ in 0..TURN_STEPS {
+            // What was read is delivered in the same turn where it can be.
+            if left == 0 && !self.holds_bytes() {
+                break;
+            }
             match self.step(&mut route, cx) {
-                Ok(Next::Go(read)) if read < left => left -= read,
-                Ok(Next::Go(_)) => break,
+                Ok(Next::Go(read)) => left = left.saturating_sub(read),
                 Ok(Next::Stop(end)) => {
                     turn = Ok(end);
                     break;
@@ -276,7 +279,7 @@ impl Flow {
     /// Decides whether reading goes on by splicing.
     fn pause_reading(&mut self, turn: Turn) -> Turn {
         if turn == Turn::Waiting {
-            if self.streak >= BULK_READS && self.burst < BULK_BURST {
+            if (1..BULK_BURST).contains(&self.burst) {
                 self.streak = 0;
             }
             self.burst = 0;
