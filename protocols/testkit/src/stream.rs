@@ -207,6 +207,13 @@ impl StreamNode {
             .map_or(0, |channel| channel.unread.len())
     }
 
+    /// Whether the other end of a channel has stopped sending.
+    pub fn has_ended(&self, channel: ChannelRef) -> bool {
+        self.channels
+            .get(&channel)
+            .is_some_and(|channel| channel.ended.is_some())
+    }
+
     /// The relay that a channel is.
     pub fn relay(&mut self, channel: ChannelRef) -> &mut RelaySpec {
         let relay = self

@@ -6,11 +6,13 @@
 mod l2tp;
 mod link;
 mod ppp;
+mod socks;
 mod tunnel;
 
 pub use l2tp::{l2tp_avps, l2tp_header, l2tp_hidden, l2tp_message};
 pub use link::{ppp_pap, ppp_program};
 pub use ppp::{ppp_frame, ppp_link, ppp_options};
+pub use socks::{socks_connection, socks_datagram};
 pub use tunnel::l2tp_tunnel;
 
 /// A fuzz target: its name, its body, and inputs to start from.
@@ -74,5 +76,15 @@ pub const TARGETS: &[Target] = &[
         name: "l2tp_tunnel",
         run: l2tp_tunnel,
         seeds: tunnel::programs,
+    },
+    Target {
+        name: "socks_connection",
+        run: socks_connection,
+        seeds: socks::programs,
+    },
+    Target {
+        name: "socks_datagram",
+        run: socks_datagram,
+        seeds: socks::datagrams,
     },
 ];
