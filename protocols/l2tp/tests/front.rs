@@ -122,7 +122,7 @@ fn a_peer_that_starts_anew_gets_a_new_tunnel_and_the_old_one_ends() {
     let mut world = World::new("");
     let mut peer = peer(0);
     peer.establish(&mut world);
-    peer.pass(&mut world, Duration::from_secs(20));
+    peer.pass(&mut world, Duration::from_secs(3));
     let mut anew = self::peer(0);
     anew.establish(&mut world);
     assert_eq!(world.node.machines().len(), 2);

@@ -22,8 +22,10 @@ const MAX_SOURCES: usize = 4096;
 /// pay for one with each packet.
 const SWEEP: Duration = Duration::from_secs(1);
 /// For so long after a tunnel was established, an SCCRQ with the ids of its own is taken for a copy that was
-/// delayed on the way; later, for a peer that has started anew.
-const DELAYED: Duration = Duration::from_secs(10);
+/// delayed on the way (the peer's first retransmission among them); later, for a peer that has started anew and would
+/// wait for its answer. A copy that comes later still costs a half-open record, and the peer knows our answer to it
+/// for a duplicate.
+const DELAYED: Duration = Duration::from_secs(2);
 
 /// The rates at which requests are served.
 #[derive(Debug, Default)]
