@@ -12,6 +12,7 @@ mod held;
 mod kept;
 mod lifecycle;
 mod measure;
+mod memory;
 mod network;
 mod observer;
 mod serve;
@@ -95,6 +96,7 @@ pub fn main(args: &RunArgs) -> ExitCode {
 
 fn prepare(args: &RunArgs) -> Result<Prepared, CannotStart> {
     let begun = Instant::now();
+    memory::return_large_blocks();
     let link = Link::connect().map_err(CannotStart::because)?;
     let adopted = link.adopt().map_err(CannotStart::because)?;
     let (config, complaint) = settings::load(args.config.as_deref(), &link, &adopted.reason)?;
