@@ -31,7 +31,7 @@ pub enum SequencingPolicy {
     Off,
     /// Where the peer sends them or requires them.
     OnRequest,
-    /// Always; what arrives without is dropped.
+    /// Always; what arrives without is dropped once the peer has begun to send them.
     Required,
 }
 
@@ -56,7 +56,7 @@ pub struct Rate {
 /// Bounds of what peers can make us keep and do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tunnels per shard.
+    /// Tunnels per shard. One source has no more of them than are left for all others.
     pub tunnels: usize,
     /// Sessions per tunnel.
     pub sessions: usize,
@@ -262,7 +262,7 @@ impl Config {
     /// | `tie_breaker` | false | one tunnel with each peer that both open |
     /// | `answer_outgoing` | false | answer OCRQ; `answer_login`, `answer_password(_file)`: PPP login on them |
     /// | `mtu` | 1500 | of the network between the peers, 1280 to 9216 |
-    /// | `max_tunnels` | 16384 | per shard |
+    /// | `max_tunnels` | 16384 | per shard; one source has no more than are left for all others |
     /// | `max_sessions` | 32768 | per tunnel |
     /// | `max_half_open`, `max_known_half_open` | 8192, 4096 | per shard |
     /// | `max_half_open_per_source`, `max_half_open_per_prefix` | 2048, 4096 | per shard |
