@@ -30,9 +30,10 @@ impl Tunnel {
         let sid = self.mint_session(now)?;
         self.generation = self.generation.wrapping_add(1);
         let local = LocalRef(u32::from(self.generation) << 16 | u32::from(sid));
-        self.calls.insert(sid, Call::new(local, sid, kind, state));
+        self.calls
+            .insert(sid, Box::new(Call::new(local, sid, kind, state)));
         self.watch_empty(now);
-        self.calls.get_mut(&sid)
+        self.calls.get_mut(&sid).map(Box::as_mut)
     }
 
     fn announce(&mut self, sid: u16, now: Instant) {

@@ -4,6 +4,7 @@
 //! The channel knows nothing of message types. It is given bodies with the peer's session id of their header and
 //! puts numbers on them as they leave; it is given received bodies and gives them back in order.
 
+use super::pop;
 use crate::wire::header::{ControlHeader, MAX_CONTROL};
 use crate::wire::message::DEFAULT_WINDOW;
 use bytes::{Bytes, BytesMut};
@@ -414,7 +415,7 @@ impl Channel {
 
     fn acknowledge(&mut self, count: usize, now: Instant) {
         for _ in 0..count {
-            let Some(flight) = self.flight.pop_front() else {
+            let Some(flight) = pop(&mut self.flight) else {
                 break;
             };
             if flight.sends == 1 {
@@ -519,7 +520,7 @@ impl Channel {
 
     /// Gives the first waiting message its number.
     fn launch(&mut self, now: Instant) {
-        let Some(message) = self.urgent.pop_front().or_else(|| self.normal.pop_front()) else {
+        let Some(message) = pop(&mut self.urgent).or_else(|| pop(&mut self.normal)) else {
             return;
         };
         self.flight.push_back(Flight {

@@ -2,7 +2,7 @@
 
 use super::call::EARLY_FRAMES;
 use super::channel::Priority;
-use super::{Call, CallState, Kind, Timer, Tunnel};
+use super::{Call, CallState, Kind, Timer, Tunnel, pop};
 use crate::codec::{Codec, CodecSpec, DataState, Sequencing};
 use crate::names::drops;
 use crate::wire::header::{DataHeader, DataTemplate};
@@ -347,7 +347,7 @@ impl Tunnel {
                     }
                 }
             }
-            self.ready.pop_front();
+            pop(&mut self.ready);
         }
         None
     }

@@ -122,7 +122,8 @@ pub(crate) struct Tunnel {
     pub(crate) superseded: Arc<AtomicBool>,
     /// An address from which the peer may be sending now, until it is proven or not.
     pub(crate) candidate: Option<PeerAddr>,
-    pub(crate) calls: BTreeMap<u16, Call>,
+    /// Boxed: most tunnels carry one call, and a node of the map has room for eleven.
+    pub(crate) calls: BTreeMap<u16, Box<Call>>,
     pub(crate) by_peer: HashMap<u16, u16>,
     pub(crate) ids: Ids,
     pub(crate) generation: u16,
@@ -393,7 +394,7 @@ impl Machine for Tunnel {
         if self.state == State::Gone || self.is_superseded() {
             return None;
         }
-        if let Some(packet) = self.farewell.pop_front() {
+        if let Some(packet) = pop(&mut self.farewell) {
             out.extend_from_slice(&packet);
             return Some(Transmit {
                 via: Via::Socket(self.peer),
@@ -406,7 +407,7 @@ impl Machine for Tunnel {
     }
 
     fn poll_event(&mut self) -> Option<Event> {
-        let Some(event) = self.events.pop_front() else {
+        let Some(event) = pop(&mut self.events) else {
             return std::mem::take(&mut self.checkpoint_due).then_some(Event::CheckpointDue);
         };
         match &event {
@@ -451,6 +452,15 @@ impl Machine for Tunnel {
             .map(|call| self.call_facts(call))
             .unwrap_or_default()
     }
+}
+
+/// Takes the first of a queue. An empty queue gives its memory back: most tunnels are silent for most of their life.
+pub(crate) fn pop<T>(queue: &mut VecDeque<T>) -> Option<T> {
+    let first = queue.pop_front();
+    if queue.is_empty() {
+        *queue = VecDeque::new();
+    }
+    first
 }
 
 /// An end in the words of this module.

@@ -68,7 +68,7 @@ impl Tunnel {
         if taken {
             return Err(CheckpointError::Invalid("session id"));
         }
-        self.calls.insert(call.sid, call);
+        self.calls.insert(call.sid, Box::new(call));
         Ok(())
     }
 
