@@ -67,7 +67,7 @@ impl<P: Plane> Driver<P> {
     }
 
     fn session(&self, slot: u32, local: LocalRef) -> Option<&Session> {
-        self.slots.get(slot)?.sessions.get(&local)
+        self.slots.get(slot)?.sessions.get(&local).map(Box::as_ref)
     }
 
     fn protocol(&self, slot: u32) -> &'static str {
@@ -120,7 +120,7 @@ impl<P: Plane> Driver<P> {
             Ok(id) => {
                 tunnel
                     .sessions
-                    .insert(local, Session::new(id, call.peer, String::new()));
+                    .insert(local, Box::new(Session::new(id, call.peer, String::new())));
                 self.by_session.insert(id, (slot, local));
                 Ok(())
             }
@@ -287,7 +287,8 @@ impl<P: Plane> Driver<P> {
                 .identity
                 .map(|identity| identity.to_string())
                 .unwrap_or_default();
-            tunnel.sessions.insert(local, Session::new(id, known.peer, user));
+            let session = Session::new(id, known.peer, user);
+            tunnel.sessions.insert(local, Box::new(session));
             self.by_session.insert(id, (slot, local));
         }
     }
@@ -306,7 +307,7 @@ impl<P: Plane> Driver<P> {
             .copied()
             .filter(|local| !sessions.contains(local))
             .collect();
-        let lost: Vec<Session> = lost
+        let lost: Vec<Box<Session>> = lost
             .iter()
             .filter_map(|local| tunnel.sessions.remove(local))
             .collect();

@@ -13,7 +13,8 @@ pub(super) struct Tunnel {
     /// The engine's name, once the tunnel is up.
     pub(super) id: Option<TunnelId>,
     pub(super) origin: Origin,
-    pub(super) sessions: BTreeMap<LocalRef, Session>,
+    /// Boxed: most tunnels carry one, and a node of the map has room for eleven.
+    pub(super) sessions: BTreeMap<LocalRef, Box<Session>>,
     /// Labels of calls that are to be placed and have no session yet.
     pub(super) calls: Vec<String>,
     /// Where its last packet went.
