@@ -10,6 +10,7 @@ mod clock;
 mod config;
 mod engine;
 mod event;
+mod facts;
 mod history;
 mod ids;
 mod journal;
@@ -32,10 +33,11 @@ pub use config::{
 };
 pub use engine::{Engine, IDLE_GRACE, Loaded, MAX_DUE, RestoredTunnel};
 pub use event::{EngineEvent, Observer};
+pub use facts::Facts;
 pub use ids::{ID_TEXT, IdError, SessionId, TunnelId};
 pub use journal::{Journal, JournalError, Record, Table};
 pub use memory::MemoryJournal;
-pub use model::{Address, KnownFact, Origin, Session, SessionLimits, State, Tunnel};
+pub use model::{Address, Origin, Session, SessionLimits, State, Tunnel};
 pub use pools::{Allocation, DEFAULT_STICKY, PoolConfig};
 pub use query::{
     Lease, LeaseQuery, LeaseStatus, MAX_PAGE, Order, Owner, Page, PoolStatus, PoolUse, SessionFilter,

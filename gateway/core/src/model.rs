@@ -1,10 +1,10 @@
 //! Sessions and tunnels as the gateway knows them.
 
 use crate::blocks::Family;
+use crate::facts::Facts;
 use crate::{SessionId, TunnelId};
 use sluice_auth::{Grants, Identity, Ipv6Prefix, RejectReason};
-use sluice_spi::{Ended, Fact, LocalRef, MachineKey, PathStats, PeerAddr, SessionKind, ShardId};
-use std::borrow::Cow;
+use sluice_spi::{Ended, LocalRef, MachineKey, PathStats, PeerAddr, SessionKind, ShardId};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -112,24 +112,6 @@ pub struct Origin {
     pub shard: ShardId,
 }
 
-/// One thing worth showing about a tunnel or session. As [`Fact`], but it can come out of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownFact {
-    /// Stable name in `snake_case`.
-    pub name: Cow<'static, str>,
-    /// Value, already escaped for display.
-    pub value: String,
-}
-
-impl From<&Fact> for KnownFact {
-    fn from(fact: &Fact) -> Self {
-        Self {
-            name: Cow::Borrowed(fact.name),
-            value: fact.value.clone(),
-        }
-    }
-}
-
 /// One address or prefix that a session may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
@@ -200,7 +182,7 @@ pub struct Session {
     /// The pool that its IPv6 prefix came from; `None`: a static one, or none.
     pub ipv6_pool: Option<String>,
     /// What was negotiated.
-    pub facts: Vec<KnownFact>,
+    pub facts: Facts,
     /// What bounds it.
     pub limits: SessionLimits,
     /// What it has carried over its whole life, restarts included.
@@ -255,7 +237,7 @@ pub struct Tunnel {
     /// Whether we opened it.
     pub initiated: bool,
     /// Everything else worth showing.
-    pub facts: Vec<KnownFact>,
+    pub facts: Facts,
     /// When it was established.
     pub created: SystemTime,
     /// Number of its sessions.

@@ -2,8 +2,9 @@
 //! number of its own; what is read is checked to the last octet. Times are wall times in milliseconds.
 
 use crate::blocks::Family;
+use crate::facts::Facts;
 use crate::journal::Record;
-use crate::model::{Address, KnownFact, Origin, Session, SessionLimits, State, Tunnel};
+use crate::model::{Address, Origin, Session, SessionLimits, State, Tunnel};
 use crate::time::{from_millis, to_millis};
 use crate::{SessionId, TunnelId};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,7 +12,6 @@ use sluice_auth::{Grants, Identity, Ipv6Prefix};
 use sluice_spi::checkpoint::{self, CheckpointError};
 use sluice_spi::wire::Reader;
 use sluice_spi::{LocalRef, MachineKey, PathStats, PeerAddr, SessionKind, ShardId};
-use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, SystemTime};
 
@@ -143,10 +143,11 @@ fn put_ipv4(out: &mut BytesMut, address: &Ipv4Addr) {
     out.put_slice(&address.octets());
 }
 
-fn put_facts(out: &mut BytesMut, facts: &[KnownFact]) {
-    put_list(out, facts, |out, fact| {
-        put_text(out, &fact.name);
-        put_text(out, &fact.value);
+fn put_facts(out: &mut BytesMut, facts: &Facts) {
+    let pairs: Vec<(&str, &str)> = facts.iter().collect();
+    put_list(out, &pairs, |out, (name, value)| {
+        put_text(out, name);
+        put_text(out, value);
     });
 }
 
@@ -323,13 +324,11 @@ fn peer(reader: &mut Reader<'_>) -> Read<PeerAddr> {
     })
 }
 
-fn facts(reader: &mut Reader<'_>) -> Read<Vec<KnownFact>> {
-    list(reader, |reader| {
-        Ok(KnownFact {
-            name: Cow::Owned(text(reader)?),
-            value: text(reader)?,
-        })
-    })
+fn facts(reader: &mut Reader<'_>) -> Read<Facts> {
+    let pairs = list(reader, |reader| Ok((text(reader)?, text(reader)?)))?;
+    Ok(Facts::new(
+        pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())),
+    ))
 }
 
 fn counters(reader: &mut Reader<'_>) -> Read<PathStats> {

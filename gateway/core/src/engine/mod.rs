@@ -15,11 +15,12 @@ use crate::admission::{Admission, Asking, Refused};
 use crate::clock::{Clocks, Limit};
 use crate::config::EngineConfig;
 use crate::event::{EngineEvent, Observer};
+use crate::facts::Facts;
 use crate::history::History;
 use crate::ids::Mint;
 use crate::journal::{Journal, Table as JournalTable};
 use crate::leases::{Leases, StickyChange};
-use crate::model::{KnownFact, Origin, Session, SessionLimits, State, Tunnel};
+use crate::model::{Origin, Session, SessionLimits, State, Tunnel};
 use crate::record;
 use crate::saver::{Saver, Turn};
 use crate::table::{LiveSession, LiveTunnel, Table, lock};
@@ -188,7 +189,7 @@ impl Engine {
             peer: info.peer,
             peer_name: info.peer_name.clone(),
             initiated: info.initiated,
-            facts: info.facts.iter().map(KnownFact::from).collect(),
+            facts: Facts::from(&info.facts[..]),
             created: rounded(now.wall),
             sessions: 0,
             restored: 0,
@@ -292,7 +293,7 @@ impl Engine {
     pub fn session_up(&self, id: SessionId, facts: &[Fact], now: Now) -> bool {
         let up = self.table.session(id, |live| {
             let was_opening = live.session.state.is_opening();
-            live.session.facts = facts.iter().map(KnownFact::from).collect();
+            live.session.facts = Facts::from(facts);
             if !was_opening || !live.become_state(State::Established) {
                 return None;
             }
@@ -415,7 +416,7 @@ fn opening_session(
         grants: None,
         ipv4_pool: None,
         ipv6_pool: None,
-        facts: Vec::new(),
+        facts: Facts::default(),
         limits: SessionLimits::default(),
         counters: PathStats::default(),
         created: rounded(now.wall),

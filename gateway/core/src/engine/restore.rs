@@ -5,9 +5,10 @@
 use super::Engine;
 use crate::clock::Limit;
 use crate::event::EngineEvent;
+use crate::facts::Facts;
 use crate::journal::{Record, Table as JournalTable};
 use crate::leases::For;
-use crate::model::{Address, KnownFact, Origin, Session, State};
+use crate::model::{Address, Origin, Session, State};
 use crate::record::{self, CountersRecord, StickyRecord, TunnelRecord};
 use crate::table::{LiveSession, LiveTunnel, lock};
 use crate::time::{Now, between, to_millis};
@@ -316,7 +317,7 @@ impl Engine {
         let known = self.table.tunnel(id, |live| {
             let tunnel = &mut live.tunnel;
             tunnel.peer_name.clone_from(&info.peer_name);
-            tunnel.facts = info.facts.iter().map(KnownFact::from).collect();
+            tunnel.facts = Facts::from(&info.facts[..]);
             if tunnel.state.may_become(State::Established) {
                 tunnel.state = State::Established;
             }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sluice_auth::{Grants, format_timestamp};
 use sluice_core::{
-    EngineEvent, KnownFact, Lease, LeaseStatus, PoolStatus, PoolUse, Session, SessionLimits, Tunnel,
+    EngineEvent, Facts, Lease, LeaseStatus, PoolStatus, PoolUse, Session, SessionLimits, Tunnel,
 };
 use sluice_spi::{Ended, Fact, PathStats, SessionKind};
 use std::collections::BTreeMap;
@@ -140,10 +140,10 @@ pub(crate) struct SessionView {
     restored: u32,
 }
 
-fn known(facts: &[KnownFact]) -> BTreeMap<String, String> {
+fn known(facts: &Facts) -> BTreeMap<String, String> {
     let pairs = facts
         .iter()
-        .map(|fact| (fact.name.to_string(), fact.value.clone()));
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
     pairs.collect()
 }
 
