@@ -3,7 +3,7 @@
 use clap::Parser;
 use serde_json::{Map, Value, json};
 use sluice_testkit::lac::LacConfig;
-use sluice_testkit::lac::storm::{Storm, StormConfig, StormReport};
+use sluice_testkit::lac::storm::{ProbeReport, Storm, StormConfig, StormReport};
 use sluice_tests::usage::Usage;
 use std::collections::BTreeMap;
 use std::io;
@@ -45,6 +45,16 @@ struct Options {
     /// Seconds to stay up.
     #[arg(long, default_value_t = 0)]
     hold: u64,
+    /// Times that a client which failed dials again, after 1, 2, 4, 8 and then each 16 s.
+    #[arg(long, default_value_t = 0)]
+    redial: u16,
+    /// Milliseconds between echo requests of the first client to the gateway while all are held: the longest time
+    /// without an answer is reported.
+    #[arg(long)]
+    probe: Option<u64>,
+    /// Have each client send an echo request to the gateway at the end, and report how many got an answer.
+    #[arg(long)]
+    check: bool,
     /// Sockets, each with a source port of its own.
     #[arg(long, default_value_t = 16)]
     sockets: usize,
@@ -95,18 +105,25 @@ fn main() -> ExitCode {
             ..LacConfig::default()
         },
     };
-    let (report, server) = match run(config, options.pid) {
-        Ok(measured) => measured,
+    let extras = Extras {
+        pid: options.pid,
+        redial: options.redial,
+        probe: options.probe.map(Duration::from_millis),
+        check: options.check,
+    };
+    let outcome = match run(config, &extras) {
+        Ok(outcome) => outcome,
         Err(error) => {
             eprintln!("lac-storm: {error}");
             return ExitCode::from(2);
         }
     };
     if options.json {
-        println!("{}", as_json(&report, server));
+        println!("{}", as_json(&outcome));
     } else {
-        print(&report, server);
+        print(&outcome);
     }
+    let report = &outcome.report;
     if report.up == report.calls && report.lost.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -114,20 +131,50 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the storm, and measures the server with this process id before and after the set-up.
-fn run(config: StormConfig, pid: Option<u32>) -> io::Result<(StormReport, Option<Server>)> {
-    let before = pid.map(Usage::of).transpose()?;
+/// What is done beside the storm itself.
+struct Extras {
+    pid: Option<u32>,
+    redial: u16,
+    probe: Option<Duration>,
+    check: bool,
+}
+
+/// All that was seen.
+struct Outcome {
+    report: StormReport,
+    server: Option<Server>,
+    probe: Option<ProbeReport>,
+    /// Clients whose echo request was answered at the end.
+    served: Option<usize>,
+}
+
+/// Runs the storm, and measures the server before and after the set-up.
+fn run(config: StormConfig, extras: &Extras) -> io::Result<Outcome> {
+    let before = extras.pid.map(Usage::of).transpose()?;
     let mut storm = Storm::new(config)?;
+    storm.redial(extras.redial);
     storm.set_up()?;
-    let after = pid.map(Usage::of).transpose()?;
+    let after = extras.pid.map(Usage::of).transpose()?;
     let up = storm.up();
     let server = before.zip(after).map(|(before, after)| Server {
         memory: after.memory,
         memory_per_call: after.memory.saturating_sub(before.memory) / up.max(1) as u64,
         processor: after.processor.saturating_sub(before.processor),
     });
-    storm.hold()?;
-    Ok((storm.end()?, server))
+    let probe = match extras.probe {
+        Some(interval) => Some(storm.hold_probing(interval)?),
+        None => {
+            storm.hold()?;
+            None
+        }
+    };
+    let served = extras.check.then(|| storm.check()).transpose()?;
+    Ok(Outcome {
+        report: storm.end()?,
+        server,
+        probe,
+        served,
+    })
 }
 
 /// What the set-up cost the server.
@@ -153,7 +200,8 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn as_json(report: &StormReport, server: Option<Server>) -> Value {
+fn as_json(outcome: &Outcome) -> Value {
+    let Outcome { report, server, .. } = outcome;
     let times: Map<String, Value> = SHARES
         .iter()
         .map(|&(name, share)| (name.to_owned(), json!(milliseconds(report.percentile(share)))))
@@ -162,6 +210,7 @@ fn as_json(report: &StormReport, server: Option<Server>) -> Value {
         "calls": report.calls,
         "up": report.up,
         "failed": report.failed,
+        "redialled": report.redialled,
         "lost": report.lost,
         "closed_tunnels": report.closed,
         "elapsed_ms": milliseconds(report.elapsed),
@@ -177,10 +226,17 @@ fn as_json(report: &StormReport, server: Option<Server>) -> Value {
             "memory_bytes_per_call": server.memory_per_call,
             "processor_ms": milliseconds(server.processor),
         })),
+        "probe": outcome.probe.map(|probe| json!({
+            "sent": probe.sent,
+            "answered": probe.answered,
+            "longest_gap_ms": milliseconds(probe.longest_gap),
+        })),
+        "served_at_end": outcome.served,
     })
 }
 
-fn print(report: &StormReport, server: Option<Server>) {
+fn print(outcome: &Outcome) {
+    let Outcome { report, server, .. } = outcome;
     println!(
         "up {} of {} in {:.3} s",
         report.up,
@@ -202,8 +258,20 @@ fn print(report: &StormReport, server: Option<Server>) {
             println!("{title} {count}: {reason}");
         }
     };
+    table("dialled again", &report.redialled);
     table("failed", &report.failed);
     table("lost", &report.lost);
+    if let Some(probe) = outcome.probe {
+        println!(
+            "echoes answered {} of {}, longest time without one {:.1} ms",
+            probe.answered,
+            probe.sent,
+            milliseconds(probe.longest_gap)
+        );
+    }
+    if let Some(served) = outcome.served {
+        println!("served at the end {served}");
+    }
     println!("tunnels closed cleanly {}", report.closed);
     if let Some(server) = server {
         println!(

@@ -500,3 +500,24 @@ fn a_storm_counts_failures_by_reason() {
     );
     assert_eq!(report.percentile(0.5), Duration::ZERO);
 }
+
+#[test]
+fn clients_that_fail_dial_again_as_often_as_they_may() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let habits = Habits {
+        password: b"other",
+        ..good()
+    };
+    let (server, thread) = serve(habits, stop.clone());
+    let mut config = storm_config(server);
+    (config.tunnels, config.lac.calls) = (5, 1);
+    let mut storm = storm::Storm::new(config).unwrap();
+    storm.redial(1);
+    storm.set_up().unwrap();
+    let report = storm.end().unwrap();
+    stop.store(true, Ordering::Relaxed);
+    // Each attempt is a tunnel of its own, and the first ones were ended.
+    assert_eq!(thread.join().unwrap(), 10);
+    assert_eq!(report.redialled.get("auth_rejected"), Some(&5), "{report:?}");
+    assert_eq!((report.up, report.failed.get("auth_rejected")), (0, Some(&5)));
+}

@@ -5,6 +5,7 @@
 //! misbehave.
 
 mod channel;
+mod echo;
 mod ppp;
 pub mod script;
 pub mod storm;

@@ -1,6 +1,6 @@
 //! Thousands of clients at once over real sockets, from one thread.
 
-use super::{CallId, Lac, LacConfig, LacEvent, wire};
+use super::{CallId, Lac, LacConfig, LacEvent, Learned, echo, wire};
 use crate::Seeded;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
@@ -21,6 +21,13 @@ const MAX_SLEEP: Duration = Duration::from_millis(100);
 const CLOSING: Duration = Duration::from_secs(10);
 /// Largest datagram read.
 const DATAGRAM: usize = 65_536;
+/// Pauses before a client that failed dials again: the first, which doubles from there, and the longest.
+const REDIAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(16));
+/// Echo requests to a client's own session before it counts as not served, and the time for each answer.
+const CHECKS: (usize, Duration) = (3, Duration::from_secs(1));
+/// Identifiers of echo requests, by their purpose.
+const PROBE: u16 = 1;
+const CHECK: u16 = 2;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -56,6 +63,8 @@ pub struct StormReport {
     pub up: usize,
     /// Calls that did not come up, by reason.
     pub failed: BTreeMap<String, usize>,
+    /// Attempts that failed and were followed by another, by reason.
+    pub redialled: BTreeMap<String, usize>,
     /// Calls that were up and ended before they were told to, by reason.
     pub lost: BTreeMap<String, usize>,
     /// Tunnels ended at the end that the LNS acknowledged.
@@ -94,17 +103,49 @@ impl StormReport {
     }
 }
 
+/// What came of probing one client while it was held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// Echo requests sent.
+    pub sent: u64,
+    /// Those that were answered.
+    pub answered: u64,
+    /// The longest time without an answer.
+    pub longest_gap: Duration,
+}
+
+struct Probing {
+    report: ProbeReport,
+    /// When the last answer came.
+    heard: Instant,
+}
+
+/// What is known of one call.
+#[derive(Clone, Default)]
+struct Note {
+    /// It came up at some time.
+    was_up: bool,
+    /// Its own address and that of the gateway, while it is up.
+    addresses: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Its last echo request was answered.
+    answered: bool,
+}
+
 struct Slot {
     lac: Lac,
     socket: usize,
     started: Instant,
-    up: Vec<bool>,
+    calls: Vec<Note>,
+    attempts: u16,
+    /// It failed, and dials again once the tunnel has ended.
+    again: bool,
+    redial_at: Option<Instant>,
     /// The earliest entry of this slot among the timers.
     armed: Option<Instant>,
 }
 
-/// The clients and their sockets: [`Storm::set_up`], [`Storm::hold`] and [`Storm::end`] are called in turn, so that
-/// the server can be measured in between.
+/// The clients and their sockets: [`Storm::set_up`], [`Storm::hold`] or [`Storm::hold_probing`], [`Storm::check`] and
+/// [`Storm::end`] are called in turn, so that the server can be measured in between.
 pub struct Storm {
     config: StormConfig,
     sockets: Vec<UdpSocket>,
@@ -120,6 +161,8 @@ pub struct Storm {
     ending: bool,
     last_up: Instant,
     buffer: Vec<u8>,
+    redials: u16,
+    probing: Option<Probing>,
 }
 
 /// Runs a storm to its end.
@@ -172,8 +215,16 @@ impl Storm {
             ending: false,
             last_up: Instant::now(),
             buffer: vec![0; DATAGRAM],
+            redials: 0,
+            probing: None,
             config,
         })
+    }
+
+    /// Lets clients that fail dial again up to so many times, as real ones do. It is for tunnels of one call: the
+    /// tunnel is ended, and another takes its place.
+    pub fn redial(&mut self, times: u16) {
+        self.redials = times;
     }
 
     /// Starts all clients and waits until each is up or has failed, or the limit is over.
@@ -220,20 +271,43 @@ impl Storm {
 
     fn start_one(&mut self, now: Instant) {
         let number = self.slots.len();
-        let mut config = self.config.lac.clone();
-        config.first_call += number * config.calls;
-        let mut random = Seeded::new(self.config.seed.wrapping_add(number as u64));
-        let calls = config.calls;
-        let lac = Lac::dial(Arc::new(config), number as u16 + 1, random.split(), now);
+        let lac = self.dial(number, 0, now);
         let socket = number % self.sockets.len();
         self.slots.push(Slot {
             lac,
             socket,
             started: now,
-            up: vec![false; calls],
+            calls: vec![Note::default(); self.config.lac.calls],
+            attempts: 0,
+            again: false,
+            redial_at: None,
             armed: None,
         });
         self.after(number);
+    }
+
+    /// Each attempt has a tunnel id of its own.
+    fn dial(&self, number: usize, attempt: u16, now: Instant) -> Lac {
+        let mut config = self.config.lac.clone();
+        config.first_call += number * config.calls;
+        let tunnel = self.config.tunnels * attempt + number as u16 + 1;
+        let mut random = Seeded::new(self.config.seed.wrapping_add(u64::from(tunnel)));
+        Lac::dial(Arc::new(config), tunnel, random.split(), now)
+    }
+
+    fn may_redial(&self, attempts: u16) -> bool {
+        let ids = self.config.tunnels.checked_mul(attempts + 2);
+        attempts < self.redials && self.config.lac.calls == 1 && ids.is_some()
+    }
+
+    fn dial_again(&mut self, number: usize, now: Instant) {
+        let attempt = self.slots[number].attempts + 1;
+        let lac = self.dial(number, attempt, now);
+        let slot = &mut self.slots[number];
+        self.report.retransmissions += slot.lac.retransmissions();
+        slot.lac = lac;
+        slot.attempts = attempt;
+        (slot.again, slot.redial_at) = (false, None);
     }
 
     /// Keeps the calls up for as long as configured.
@@ -248,6 +322,110 @@ impl Storm {
         Ok(())
     }
 
+    /// Keeps the calls up for as long as configured, while the first client that is up sends an echo request to the
+    /// gateway each `interval`.
+    pub fn hold_probing(&mut self, interval: Duration) -> io::Result<ProbeReport> {
+        let start = Instant::now();
+        let until = start + self.config.hold;
+        self.probing = Some(Probing {
+            report: ProbeReport::default(),
+            heard: start,
+        });
+        let mut next = start;
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                break;
+            }
+            if now >= next {
+                self.probe(now);
+                // A request that could not leave in time is left out.
+                next = (next + interval).max(now);
+            }
+            self.turn(next.min(until).saturating_duration_since(now))?;
+        }
+        let probing = self.probing.take();
+        let mut report = probing.as_ref().map(|probing| probing.report).unwrap_or_default();
+        if let Some(probing) = probing {
+            report.longest_gap = report
+                .longest_gap
+                .max(until.saturating_duration_since(probing.heard));
+        }
+        Ok(report)
+    }
+
+    fn probe(&mut self, now: Instant) {
+        let first = self
+            .slots
+            .iter()
+            .position(|slot| slot.calls.iter().any(|call| call.addresses.is_some()));
+        let Some(number) = first else { return };
+        let call = self.slots[number]
+            .calls
+            .iter()
+            .position(|call| call.addresses.is_some());
+        let Some(probing) = &mut self.probing else { return };
+        let sequence = probing.report.sent as u16;
+        probing.report.sent += 1;
+        self.send_echo(number, call.unwrap_or_default(), PROBE, sequence, now);
+    }
+
+    fn send_echo(&mut self, number: usize, call: usize, identifier: u16, sequence: u16, now: Instant) {
+        let slot = &mut self.slots[number];
+        if let Some((own, gateway)) = slot.calls[call].addresses {
+            let packet = echo::request(own, gateway, identifier, sequence);
+            slot.lac.send_ip(CallId(call), &packet, now);
+        }
+        self.after(number);
+    }
+
+    /// Has each client that is up send an echo request to the gateway, and again where no answer comes; how many got
+    /// one.
+    pub fn check(&mut self) -> io::Result<usize> {
+        let (tries, patience) = CHECKS;
+        for _ in 0..tries {
+            for number in 0..self.slots.len() {
+                for call in 0..self.slots[number].calls.len() {
+                    if !self.slots[number].calls[call].answered {
+                        self.send_echo(number, call, CHECK, 0, Instant::now());
+                    }
+                }
+                if number % 32 == 31 {
+                    self.turn(Duration::ZERO)?;
+                }
+            }
+            let until = Instant::now() + patience;
+            while self.served() < self.up_now() && Instant::now() < until {
+                self.turn(MAX_SLEEP)?;
+            }
+        }
+        Ok(self.served())
+    }
+
+    fn served(&self) -> usize {
+        let calls = self.slots.iter().flat_map(|slot| &slot.calls);
+        calls.filter(|call| call.answered).count()
+    }
+
+    fn up_now(&self) -> usize {
+        let calls = self.slots.iter().flat_map(|slot| &slot.calls);
+        calls.filter(|call| call.addresses.is_some()).count()
+    }
+
+    fn echoed(&mut self, number: usize, call: usize, identifier: u16) {
+        match (identifier, &mut self.probing) {
+            (PROBE, Some(probing)) => {
+                let now = Instant::now();
+                let gap = now - probing.heard;
+                probing.report.longest_gap = probing.report.longest_gap.max(gap);
+                probing.report.answered += 1;
+                probing.heard = now;
+            }
+            (CHECK, _) => self.slots[number].calls[call].answered = true,
+            _ => {}
+        }
+    }
+
     /// Calls up until now.
     pub fn up(&self) -> usize {
         self.report.up
@@ -256,7 +434,11 @@ impl Storm {
     /// Ends all tunnels, where that is configured, and gives the report.
     pub fn end(mut self) -> io::Result<StormReport> {
         self.ending = true;
-        self.report.retransmissions = self.slots.iter().map(|slot| slot.lac.retransmissions()).sum();
+        self.report.retransmissions += self
+            .slots
+            .iter()
+            .map(|slot| slot.lac.retransmissions())
+            .sum::<u64>();
         if !self.config.close {
             return Ok(self.report);
         }
@@ -314,6 +496,10 @@ impl Storm {
             if slot.armed == Some(at) {
                 slot.armed = None;
             }
+            if slot.redial_at.is_some_and(|at| at <= now) {
+                self.dial_again(number, now);
+            }
+            let slot = &mut self.slots[number];
             // Its timer may have moved on since it was armed.
             if slot.lac.poll_timeout().is_some_and(|at| at <= now) {
                 slot.lac.handle_timeout(now);
@@ -336,7 +522,10 @@ impl Storm {
             let Some(tunnel) = self.buffer.get(..length).and_then(wire::tunnel_of) else {
                 continue;
             };
-            let number = usize::from(tunnel).wrapping_sub(1);
+            let Some(number) = tunnel.checked_sub(1) else {
+                continue;
+            };
+            let number = usize::from(number % self.config.tunnels.max(1));
             let Some(slot) = self.slots.get_mut(number).filter(|slot| slot.socket == socket) else {
                 continue;
             };
@@ -348,6 +537,26 @@ impl Storm {
 
     /// Sends what a LAC has to send, books its events and arms its timer.
     fn after(&mut self, number: usize) {
+        self.transmit(number);
+        while let Some(event) = self.slots[number].lac.poll_event() {
+            self.book(number, event);
+        }
+        if self.slots[number].again {
+            self.slots[number].lac.close(Instant::now());
+            self.transmit(number);
+        }
+        let slot = &mut self.slots[number];
+        let next = [slot.lac.poll_timeout(), slot.redial_at]
+            .into_iter()
+            .flatten()
+            .min();
+        if let Some(at) = next.filter(|&at| slot.armed.is_none_or(|armed| at < armed)) {
+            slot.armed = Some(at);
+            self.timers.push(Reverse((at, number)));
+        }
+    }
+
+    fn transmit(&mut self, number: usize) {
         let slot = &mut self.slots[number];
         while let Some(packet) = slot.lac.poll_transmit() {
             let socket = if packet.other_port {
@@ -358,37 +567,63 @@ impl Storm {
             self.report.datagrams.0 += u64::from(!self.is_set_up);
             self.report.send_errors += u64::from(socket.send(&packet.bytes).is_err());
         }
-        while let Some(event) = slot.lac.poll_event() {
-            match event {
-                LacEvent::CallUp {
-                    call: CallId(call), ..
-                } => {
-                    slot.up[call] = true;
-                    self.finished += 1;
-                    self.report.up += 1;
-                    self.last_up = Instant::now();
-                    self.report.times.push(self.last_up - slot.started);
-                }
-                LacEvent::CallDown { .. } if self.ending => {}
-                LacEvent::CallDown {
-                    call: CallId(call),
-                    reason,
-                } if slot.up[call] => {
-                    *self.report.lost.entry(reason).or_default() += 1;
-                }
-                LacEvent::CallDown { reason, .. } => {
-                    self.finished += 1;
-                    *self.report.failed.entry(reason).or_default() += 1;
-                }
-                LacEvent::TunnelDown { .. } => self.over += 1,
-                LacEvent::Ip { .. } => self.report.ip_packets += 1,
-                LacEvent::TunnelUp => {}
+    }
+
+    fn book(&mut self, number: usize, event: LacEvent) {
+        let slot = &mut self.slots[number];
+        match event {
+            LacEvent::CallUp {
+                call: CallId(call),
+                learned,
+            } => {
+                slot.calls[call].was_up = true;
+                slot.calls[call].addresses = addresses(&learned);
+                self.finished += 1;
+                self.report.up += 1;
+                self.last_up = Instant::now();
+                self.report.times.push(self.last_up - slot.started);
             }
-        }
-        let next = slot.lac.poll_timeout();
-        if let Some(at) = next.filter(|&at| slot.armed.is_none_or(|armed| at < armed)) {
-            slot.armed = Some(at);
-            self.timers.push(Reverse((at, number)));
+            LacEvent::CallDown { .. } if self.ending => {}
+            LacEvent::CallDown {
+                call: CallId(call),
+                reason,
+            } if slot.calls[call].was_up => {
+                slot.calls[call] = Note {
+                    was_up: true,
+                    ..Note::default()
+                };
+                *self.report.lost.entry(reason).or_default() += 1;
+            }
+            LacEvent::CallDown { reason, .. } => self.failed(number, reason),
+            LacEvent::TunnelDown { .. } if slot.again && !self.ending => {
+                let pause = REDIAL.0.saturating_mul(1 << slot.attempts.min(8)).min(REDIAL.1);
+                slot.redial_at = Some(Instant::now() + pause);
+            }
+            LacEvent::TunnelDown { .. } => self.over += 1,
+            LacEvent::Ip {
+                call: CallId(call),
+                packet,
+            } => {
+                self.report.ip_packets += 1;
+                if let Some((identifier, _)) = echo::reply(&packet) {
+                    self.echoed(number, call, identifier);
+                }
+            }
+            LacEvent::TunnelUp => {}
         }
     }
+
+    fn failed(&mut self, number: usize, reason: String) {
+        if self.may_redial(self.slots[number].attempts) {
+            self.slots[number].again = true;
+            *self.report.redialled.entry(reason).or_default() += 1;
+        } else {
+            self.finished += 1;
+            *self.report.failed.entry(reason).or_default() += 1;
+        }
+    }
+}
+
+fn addresses(learned: &Learned) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    learned.ipv4.zip(learned.gateway)
 }
