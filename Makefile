@@ -2,7 +2,7 @@
 CARGO ?= cargo
 export SLUICE_BIN ?= $(CURDIR)/target/release/sluice
 
-.PHONY: all build deb test test-deps test-unit test-interop lint fuzz clean
+.PHONY: all build deb test test-deps test-unit test-interop lint bench drill fuzz clean
 
 all: build
 
@@ -28,6 +28,14 @@ test-interop: build
 	$(CARGO) test -p sluice-tests -- --test-threads=1 --nocapture
 
 test: test-deps lint test-unit test-interop
+
+# Measures the gateway (as root, about six minutes) and writes tests/bench/RESULTS.md.
+bench: test-deps build
+	target/release/measure
+
+# Fault drills and storms at full count (as root, about a quarter of an hour); writes tests/drill/RESULTS.md.
+drill: test-deps build
+	target/release/drill
 
 # A minute of every fuzz target; needs `cargo install cargo-fuzz`. A short seeded run of each is part of `make test`.
 FUZZ_TIME ?= 60

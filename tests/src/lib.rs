@@ -5,5 +5,7 @@
 
 pub mod field;
 pub mod fuzz;
+pub mod load;
+pub mod results;
 pub mod rig;
 pub mod usage;

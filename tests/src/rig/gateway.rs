@@ -8,6 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// Lines of the log that are shown where a test fails.
+const SHOWN: usize = 200;
+
 /// A running gateway; ended when dropped.
 pub struct Gateway {
     directory: TempDir,
@@ -36,23 +39,15 @@ impl Gateway {
     /// Starts a gateway with a configuration and a users file in which `{dir}` stands for its directory, and
     /// waits until it says that it is ready.
     pub fn start(namespace: &Namespace, config: &str, users: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let dir = directory.path();
-        write_configuration(dir, config);
-        let log = std::fs::File::create(dir.join("gateway.log")).unwrap();
-        let child = namespace
-            .command(Self::binary())
-            .args(["run", "--config"])
-            .arg(dir.join("sluice.toml"))
-            .current_dir(dir)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), namespace, config, users)
+    }
+
+    /// As [`Gateway::start`], in a directory that was prepared.
+    pub fn start_in(directory: TempDir, namespace: &Namespace, config: &str, users: &[(&str, &str)]) -> Self {
+        write_configuration(directory.path(), config);
         let mut gateway = Self {
+            child: spawn(namespace, directory.path()),
             directory,
-            child,
             namespace: namespace.name().to_owned(),
         };
         gateway.wait_ready();
@@ -60,6 +55,12 @@ impl Gateway {
             gateway.add_user(user, password);
         }
         gateway
+    }
+
+    /// Starts it once more after [`Gateway::stop`], and waits until it says that it is ready.
+    pub fn start_again(&mut self, namespace: &Namespace) {
+        self.child = spawn(namespace, self.directory());
+        self.wait_ready();
     }
 
     /// Its directory, with `sluice.toml`, `gateway.log` and its state.
@@ -70,6 +71,13 @@ impl Gateway {
     /// What it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory().join("gateway.log")).unwrap_or_default()
+    }
+
+    /// The last of it, for a test that fails.
+    pub fn last_log(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN)..].join("\n")
     }
 
     /// The process that was started: the keeper.
@@ -118,7 +126,7 @@ impl Gateway {
     #[track_caller]
     pub fn must(&self, words: &[&str]) -> String {
         self.cli(words)
-            .unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.last_log()))
     }
 
     /// Runs the command line, which must succeed and print JSON.
@@ -276,9 +284,27 @@ impl Drop for Gateway {
             let _ = self.child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("--- gateway.log\n{}", self.log());
+            eprintln!("--- gateway.log\n{}", self.last_log());
         }
     }
+}
+
+fn spawn(namespace: &Namespace, directory: &Path) -> Child {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(directory.join("gateway.log"))
+        .unwrap();
+    namespace
+        .command(Gateway::binary())
+        .args(["run", "--config"])
+        .arg(directory.join("sluice.toml"))
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 fn write_configuration(directory: &Path, config: &str) {

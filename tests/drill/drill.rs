@@ -1,0 +1,396 @@
+//! Repeats fault drills and storms at full count, and writes what came of them as a document.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use clap::Parser;
+use serde_json::Value;
+use sluice_tests::load::{Load, ONE_SOURCE};
+use sluice_tests::results::Results;
+use sluice_tests::rig::{Running, run, sh, wait_for};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// How often the drills of single crates are repeated.
+const REPEATED: usize = 5;
+
+/// Run all drills and write the results.
+#[derive(Parser)]
+#[command(name = "drill")]
+struct Options {
+    /// The document to write.
+    #[arg(default_value = "tests/drill/RESULTS.md")]
+    out: PathBuf,
+    /// Run only drills whose name contains this, and write no document.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// What is done, how that is told, and what does it: it gives its result in words, or panics.
+type Drill = (&'static str, &'static str, fn() -> String);
+
+const DRILLS: &[Drill] = &[
+    (
+        "the store: killed writers, full disks, damaged files, read-only directories",
+        "`cargo test -p sluice-store --test drills`",
+        store_drills,
+    ),
+    (
+        "the keeper: killed and silent workers, crash loops, bad messages, a dead keeper",
+        "`cargo test -p sluice-keeper --test supervise`",
+        keeper_drills,
+    ),
+    (
+        "the worker is killed (SIGKILL) with 200 held sessions, 5 times",
+        "each time: new clients, kill, wait for the next worker, have every client ask for an echo",
+        killed_worker,
+    ),
+    (
+        "20 restarts in 1 min with 500 held sessions and one client that pings each 5 ms",
+        "`sluice restart`, again as soon as the next worker is ready",
+        restarts_under_load,
+    ),
+    (
+        "the disk becomes full while clients connect",
+        "state directory on a file system of 8 MiB; a file takes the rest; 500 clients",
+        full_disk,
+    ),
+    (
+        "the session store is damaged while the gateway is down",
+        "64 octets in the middle of the file changed; start",
+        damaged_store,
+    ),
+    (
+        "the users file becomes unreadable rubbish",
+        "reload, 50 clients, restart of the worker, 50 clients",
+        rubbish_users,
+    ),
+    (
+        "1,000 clients at once, 10 times",
+        "lac-storm --clients 1000 --check, limits of an unconfigured gateway",
+        thousand_again,
+    ),
+    (
+        "10,000 clients at once",
+        "lac-storm --clients 10000 --sockets 64 --redial 5, limits on one address raised",
+        ten_thousand,
+    ),
+    (
+        "1,000 clients through a network that loses, doubles and reorders 10 %",
+        "relay --loss 10 --duplicate 10 --reorder 10",
+        || through_relay(10, 1000),
+    ),
+    (
+        "300 clients through a network that loses, doubles and reorders 30 %",
+        "relay --loss 30 --duplicate 30 --reorder 30",
+        || through_relay(30, 300),
+    ),
+    (
+        "1,000 clients vanish without a word",
+        "hello_interval = 5s, retransmit_tries = 2; the network drops what the gateway sends",
+        vanish,
+    ),
+];
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let mut results = Results::new("Drills", include_str!("results_head.md"));
+    let mut failed = 0;
+    for (what, how, drill) in DRILLS {
+        if options.only.as_ref().is_some_and(|only| !what.contains(only)) {
+            continue;
+        }
+        let start = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(drill)).unwrap_or_else(|_| {
+            failed += 1;
+            "**failed**".to_owned()
+        });
+        let took = start.elapsed().as_secs();
+        results.add(what, &result, &format!("{how}; {took} s"));
+    }
+    if options.only.is_none() {
+        results.write(&options.out);
+    }
+    if failed > 0 {
+        eprintln!("{failed} drills failed");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn count(report: &Value, what: &str) -> u64 {
+    report[what]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no {what} in {report}"))
+}
+
+fn reasons(report: &Value, what: &str) -> (u64, String) {
+    let found = report[what].as_object().unwrap();
+    let words: Vec<String> = found
+        .iter()
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    (found.values().filter_map(Value::as_u64).sum(), words.join(", "))
+}
+
+fn cargo_test(package: &str, test: &str) -> String {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    for _ in 0..REPEATED {
+        let mut command = Command::new(&cargo);
+        command.args(["test", "--quiet", "-p", package, "--test", test]);
+        run(&mut command).unwrap_or_else(|error| panic!("{error}"));
+    }
+    format!("passed {REPEATED} of {REPEATED} times")
+}
+
+fn store_drills() -> String {
+    cargo_test("sluice-store", "drills")
+}
+
+fn keeper_drills() -> String {
+    cargo_test("sluice-keeper", "supervise")
+}
+
+fn kill_worker(load: &Load) {
+    let before = load.gateway().status().unwrap();
+    sh(&format!("kill -KILL {}", load.worker())).unwrap();
+    wait_for("the next worker", MINUTE, || {
+        let status = load.gateway().status()?;
+        (status["restarts"] != before["restarts"] && status["ready"] == true).then_some(())
+    });
+}
+
+fn killed_worker() -> String {
+    let load = Load::start("");
+    load.warm_up();
+    let (mut served, mut told, mut gaps) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let storming = load.storming("--clients 200 --hold 6 --probe 5 --check");
+        load.wait_established(200, MINUTE);
+        kill_worker(&load);
+        let report = storming.finish(MINUTE);
+        served.push(count(&report, "served_at_end"));
+        told.push(reasons(&report, "lost").0);
+        gaps.push(report["probe"]["longest_gap_ms"].as_f64().unwrap().round());
+        load.wait_quiet(3 * MINUTE);
+    }
+    format!(
+        "of 200 sessions are served afterwards {served:?}; the others learned it: {told:?}; pause in ms {gaps:?}; nothing left over"
+    )
+}
+
+fn restarts_under_load() -> String {
+    let mut load = Load::start("");
+    load.warm_up();
+    let storming = load.storming("--clients 500 --hold 45 --probe 5 --check");
+    load.wait_established(500, MINUTE);
+    for _ in 0..20 {
+        load.gateway_mut().restart();
+    }
+    let report = storming.finish(2 * MINUTE);
+    let (lost, words) = reasons(&report, "lost");
+    assert_eq!(
+        (count(&report, "served_at_end"), lost),
+        (500, 0),
+        "{words}: {report}"
+    );
+    let gap = report["probe"]["longest_gap_ms"].as_f64().unwrap();
+    let quiet = load.wait_quiet(MINUTE).as_secs();
+    format!(
+        "500 of 500 served afterwards, none lost; longest pause {gap:.0} ms; nothing left over after {quiet} s"
+    )
+}
+
+/// A file system of its own for the gateway's state; unmounted when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(state: &Path, size: &str) -> Self {
+        std::fs::create_dir(state).unwrap();
+        sh(&format!(
+            "mount -t tmpfs -o size={size},mode=700 tmpfs {}",
+            state.display()
+        ))
+        .unwrap();
+        Self(state.to_owned())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = sh(&format!("umount {}", self.0.display()));
+    }
+}
+
+fn store_state(load: &Load) -> String {
+    let store = &load.gateway().status().unwrap()["store"];
+    format!(
+        "{} ({})",
+        store["on"],
+        store["detail"].as_str().unwrap_or_default()
+    )
+}
+
+fn full_disk() -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Disk::mount(&directory.path().join("state"), "8m");
+    let load = Load::start_in(directory, "", "");
+    load.warm_up();
+    let filler = disk.0.join("filler");
+    // Ends with an error, when there is no more room.
+    let _ = sh(&format!("dd if=/dev/zero of={} bs=4k", filler.display()));
+    let storming = load.storming("--clients 500 --hold 12 --check");
+    load.wait_established(500, MINUTE);
+    let while_full = store_state(&load);
+    std::fs::remove_file(&filler).unwrap();
+    kill_worker(&load);
+    let after = load.sessions("established") + load.sessions("recovering");
+    let report = storming.finish(MINUTE);
+    let served = count(&report, "served_at_end");
+    let state = store_state(&load);
+    load.wait_quiet(3 * MINUTE);
+    drop(load);
+    drop(disk);
+    let state = if state.starts_with("true") { "on" } else { "off" };
+    let while_full = if while_full.starts_with("true") {
+        "on"
+    } else {
+        "off, and says so"
+    };
+    format!(
+        "500 of 500 come up while it is full (store {while_full}); room made and the worker killed: {after} restored, {served} served; the store is {state} again"
+    )
+}
+
+fn damaged_store() -> String {
+    let mut load = Load::start("");
+    load.warm_up();
+    let file = load.gateway().directory().join("state/sessions.redb");
+    assert_eq!(load.gateway_mut().stop(), Some(0));
+    let mut bytes = std::fs::read(&file).unwrap();
+    // The head of the file says where everything is.
+    bytes.iter_mut().take(64).for_each(|octet| *octet ^= 0x5a);
+    std::fs::write(&file, &bytes).unwrap();
+    let namespace = load.namespace().name().to_owned();
+    load.start_again();
+    let state = load.gateway().directory().join("state");
+    let kept = std::fs::read_dir(state).unwrap().flatten().find(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.contains("corrupt")
+    });
+    let kept = kept.unwrap_or_else(|| panic!("no file kept aside in {namespace}"));
+    assert_eq!(std::fs::read(kept.path()).unwrap(), bytes, "not the file it was");
+    let report = load.storm("--clients 100 --check");
+    assert_eq!(count(&report, "served_at_end"), 100, "{report}");
+    "kept aside as it was; the gateway starts with an empty one and serves".to_owned()
+}
+
+fn rubbish_users() -> String {
+    let load = Load::start("");
+    load.warm_up();
+    let file = load.gateway().directory().join("state/users.toml");
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "[[user]\nname = 'x\n\u{0}").unwrap();
+    let refused = load.gateway().cli(&["reload"]).is_err();
+    let report = load.storm("--clients 50");
+    let known = count(&report, "up");
+    kill_worker(&load);
+    let report = load.storm("--clients 50");
+    let anew = count(&report, "up");
+    let reasons = reasons(&report, "failed").1;
+    std::fs::write(&file, good).unwrap();
+    load.gateway().must(&["reload"]);
+    let report = load.storm("--clients 50");
+    assert_eq!(count(&report, "up"), 50, "{report}");
+    let refused = if refused { "refused" } else { "accepted" };
+    format!(
+        "reload {refused}; {known} of 50 come up with the users read before; after a crash of the worker {anew} of 50 ({reasons}); once the file is mended and reloaded 50 of 50"
+    )
+}
+
+fn thousand_again() -> String {
+    let load = Load::start("");
+    load.warm_up();
+    let mut slowest = 0.0f64;
+    for _ in 0..10 {
+        let report = load.storm("--clients 1000 --limit 60 --check");
+        assert_eq!(
+            (count(&report, "up"), count(&report, "served_at_end")),
+            (1000, 1000),
+            "{report}"
+        );
+        slowest = slowest.max(report["elapsed_ms"].as_f64().unwrap());
+        // As many as one address may ask for are let in again within two seconds.
+        load.wait_ended(MINUTE);
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    load.wait_quiet(MINUTE);
+    format!(
+        "10,000 of 10,000 up and served; slowest storm {:.2} s; nothing left over",
+        slowest / 1e3
+    )
+}
+
+fn ten_thousand() -> String {
+    let load = Load::with_protocol(ONE_SOURCE, "");
+    load.warm_up();
+    let report = load.storm("--clients 10000 --sockets 64 --limit 90 --redial 5 --check");
+    let (again, words) = reasons(&report, "redialled");
+    assert_eq!(
+        (count(&report, "up"), count(&report, "served_at_end")),
+        (10_000, 10_000),
+        "{report}"
+    );
+    load.wait_quiet(MINUTE);
+    let all = report["elapsed_ms"].as_f64().unwrap() / 1e3;
+    let again = if again == 0 {
+        "none had to dial again".to_owned()
+    } else {
+        format!("dialled again: {words}")
+    };
+    format!("all up and served, within {all:.1} s; {again}; nothing left over")
+}
+
+fn through_relay(percent: u32, clients: u64) -> String {
+    let load = Load::start("");
+    load.warm_up();
+    let mut relay = load.namespace().command(Load::program("relay"));
+    let percent = percent.to_string();
+    relay.args(["udp", "127.0.0.1:1800", Load::SERVER]);
+    for fault in ["--loss", "--duplicate", "--reorder"] {
+        relay.args([fault, &percent]);
+    }
+    let relay = Running::start(relay.stdout(Stdio::null()), None);
+    let report = load.storm(&format!(
+        "--server 127.0.0.1:1800 --clients {clients} --limit 150"
+    ));
+    let (failed, words) = reasons(&report, "failed");
+    let up = count(&report, "up");
+    assert_eq!(up + failed, clients, "{report}");
+    assert!(!words.contains("not_up_in_time"), "a client hangs: {report}");
+    drop(relay);
+    let quiet = load.wait_quiet(4 * MINUTE).as_secs();
+    let words = if failed == 0 {
+        "none failed".to_owned()
+    } else {
+        format!("ended: {words}")
+    };
+    format!("{up} up; {words}; nothing left over after {quiet} s")
+}
+
+fn vanish() -> String {
+    let load = Load::with_protocol(
+        "[listener.l2tp]\nhello_interval = \"5s\"\nretransmit_tries = 2\n",
+        "",
+    );
+    load.warm_up();
+    let storming = load.storming("--clients 1000 --hold 4 --vanish");
+    load.wait_established(1000, MINUTE);
+    load.silence();
+    let report = storming.finish(MINUTE);
+    assert_eq!(count(&report, "up"), 1000, "{report}");
+    let took = load.wait_ended(MINUTE).as_secs_f64();
+    load.wait_quiet(MINUTE);
+    format!("all found out within {took:.0} s of the last packet; nothing left over")
+}
