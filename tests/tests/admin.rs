@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use sluice_tests::rig::{Capture, Gateway, Namespace, Running, ready, run, sh, wait_for};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 const CONFIG: &str = r#"
