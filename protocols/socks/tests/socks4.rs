@@ -89,6 +89,27 @@ fn requests_that_are_none_are_rejected() {
 }
 
 #[test]
+fn a_request_that_is_not_whole_in_time_is_rejected() {
+    let whole = vector("v4a_connect");
+    for length in 1..whole.len() {
+        let mut node = node(TRUSTING);
+        node.give(CLIENT, &whole[..length]);
+        node.pass(Duration::from_secs(10));
+        assert_eq!(
+            (told(&node).as_str(), node.log.counted("handshake_timeout")),
+            (REJECTED, 1)
+        );
+        is_over(&node);
+    }
+    let mut node = node(TRUSTING);
+    node.policy.admission_delay = Duration::from_secs(11);
+    node.give(CLIENT, &whole);
+    node.pass(Duration::from_secs(10));
+    assert_eq!(told(&node), REJECTED);
+    is_over(&node);
+}
+
+#[test]
 fn who_would_have_to_authenticate_is_rejected() {
     for text in [
         "",

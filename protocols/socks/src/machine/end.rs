@@ -2,7 +2,7 @@
 
 use super::{Admission, CLIENT, Connection, OTHER, Phase, SESSION, Version};
 use crate::names::counts;
-use crate::wire::{Command, Message, Reply};
+use crate::wire::{Command, Message, Reply, VERSION4};
 use sluice_auth::{Host, RejectReason};
 use sluice_spi::{ChannelFailure, ChannelRef, Close, Direction, Ended, Event, JoinEnd, TerminateCause};
 
@@ -264,6 +264,13 @@ impl Connection {
             }
             phase => {
                 self.count(counts::HANDSHAKE_TIMEOUT);
+                // Of SOCKS5 only requests are answered; SOCKS4 has nothing else.
+                if phase == Phase::Admission
+                    || phase == Phase::Greeting && self.input.first() == Some(&VERSION4)
+                {
+                    self.version = Some(Version::V4);
+                    self.reply_failure(Reply::GeneralFailure);
+                }
                 let text = format!("time is over while {}", phase.what());
                 let ended = Ended::new(TerminateCause::IdleTimeout, "handshake_timeout", text);
                 self.end(Close::Finish, ended);
@@ -324,7 +331,7 @@ impl Version {
     /// Its number.
     pub(crate) fn number(self) -> u8 {
         match self {
-            Version::V4 => crate::wire::VERSION4,
+            Version::V4 => VERSION4,
             Version::V5 => crate::wire::VERSION5,
         }
     }
