@@ -117,7 +117,7 @@ fn an_operators_day() {
     a_trace_of_a_session_to_its_end(&day, &sessions[0]);
     a_restart_under_the_eyes_of_a_watcher(&day, &sessions[1]);
     calls_to_nobody(&day, &token);
-    mistakes_in_files(&day);
+    mistakes_in_files(&day, &token);
     nothing_secret_is_written_down(&day, &token);
 
     assert_eq!(day.gateway.stop(), Some(0));
@@ -208,7 +208,7 @@ fn calls_to_nobody(day: &Day, token: &str) {
     assert!(ended["end"].as_str().unwrap().contains("peer"), "{ended}");
 }
 
-fn mistakes_in_files(day: &Day) {
+fn mistakes_in_files(day: &Day, token: &str) {
     let gateway = &day.gateway;
     let file = gateway.directory().join("state/users.toml");
     let good = std::fs::read_to_string(&file).unwrap();
@@ -234,6 +234,16 @@ fn mistakes_in_files(day: &Day) {
     gateway.configure(&format!("{CONFIG}\n[limits]\nsessions = 100\n"));
     assert!(gateway.must(&["reload"]).contains("new_sessions"));
     assert!(!day.status().contains("reload_failed: "), "{}", day.status());
+
+    // The file breaks, and then the worker: the next one goes on with what was in effect.
+    gateway.configure("shoe = [");
+    day.crash();
+    let shown = gateway
+        .rest_json(token, "GET", "/v1/config", None, 200)
+        .to_string();
+    let limit = r#""key":"limits.sessions","value":"100""#;
+    assert!(shown.contains(limit), "{shown}");
+    day.wait_sessions(CLIENTS - 2);
 
     // A user that is locked out by hand loses its sessions too.
     std::fs::write(&file, format!("{good}disabled = true\n")).unwrap();

@@ -18,6 +18,8 @@ pub struct Configs {
     last: Mutex<Option<LastReload>>,
     /// Held while a reload goes on: one at a time.
     reloading: tokio::sync::Mutex<()>,
+    /// Takes each text that comes into effect, so that the next worker can go on with it.
+    keep: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 /// How the last reload went.
@@ -58,6 +60,15 @@ impl Configs {
             started,
             last: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),
+            keep: Box::new(|_| {}),
+        }
+    }
+
+    /// Hands each text that comes into effect to `keep`.
+    pub fn keeping(self, keep: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self {
+            keep: Box::new(keep),
+            ..self
         }
     }
 
@@ -117,14 +128,23 @@ impl Configs {
 
     async fn try_reload(&self, control: &dyn Control) -> Result<Reload, ReloadError> {
         let (path, modules) = (self.path.clone(), self.modules);
-        let read = move || Config::load(path.as_deref(), modules);
-        let config = tokio::task::spawn_blocking(read)
+        let read = move || match path {
+            Some(path) => Config::read(&path).and_then(|text| {
+                let config = Config::parse(&path.display().to_string(), &text, modules)?;
+                Ok((config, Some(text)))
+            }),
+            None => Config::load(None, modules).map(|config| (config, None)),
+        };
+        let (config, text) = tokio::task::spawn_blocking(read)
             .await
             .map_err(|error| ControlError::Unavailable(error.to_string()))??;
         let config = Arc::new(config);
         let changes = changes(&self.current(), &config);
         let applied = control.apply(config.clone(), changes.clone()).await?;
         self.current.store(config);
+        if let Some(text) = text {
+            (self.keep)(&text);
+        }
         Ok(Reload { changes, applied })
     }
 }

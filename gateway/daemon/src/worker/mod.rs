@@ -24,6 +24,7 @@ mod state;
 pub use self::network::dry_run;
 
 use self::held::Held;
+use self::settings::Loaded;
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::logs::{self, Level};
@@ -67,6 +68,8 @@ struct Prepared {
     link: Arc<Link>,
     config: Arc<Config>,
     path: Option<PathBuf>,
+    /// Where the configuration in effect is kept for the next worker.
+    kept: Option<kept::KeptText>,
     level: Level,
     begun: Instant,
     restarts: u32,
@@ -99,7 +102,11 @@ fn prepare(args: &RunArgs) -> Result<Prepared, CannotStart> {
     memory::return_large_blocks();
     let link = Link::connect().map_err(CannotStart::because)?;
     let adopted = link.adopt().map_err(CannotStart::because)?;
-    let (config, complaint) = settings::load(args.config.as_deref(), &link, &adopted.reason)?;
+    let Loaded {
+        config,
+        kept,
+        complaint,
+    } = settings::load(args.config.as_deref(), &link, &adopted.reason)?;
     let level = logs::start(&config.log).map_err(CannotStart::because)?;
     logs::catch_panics();
     if let StartReason::Crashed(how) = &adopted.reason {
@@ -124,6 +131,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, CannotStart> {
         link: Arc::new(link),
         config: Arc::new(config),
         path: args.config.clone(),
+        kept,
         level,
         begun,
         restarts: adopted.restarts,

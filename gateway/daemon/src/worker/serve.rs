@@ -264,7 +264,15 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
         missing: prepared.admin.missing,
         restart: wish,
     };
-    let configs = Arc::new(Configs::new(prepared.path, MODULES, config.clone()));
+    let configs = Configs::new(prepared.path, MODULES, config.clone());
+    let configs = Arc::new(match prepared.kept {
+        Some(kept) => configs.keeping(move |text| {
+            if let Err(error) = kept.keep(text) {
+                tracing::warn!("the configuration cannot be kept for the next worker: {error}");
+            }
+        }),
+        None => configs,
+    });
     let sources = Sources {
         configs: configs.clone(),
         metrics: metrics.clone(),

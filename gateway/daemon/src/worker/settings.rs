@@ -7,27 +7,35 @@ use sluice_keeper::{Link, StartReason};
 use sluice_registry::MODULES;
 use std::path::Path;
 
+/// What a worker starts with.
+pub(super) struct Loaded {
+    pub(super) config: Config,
+    /// Where the text in effect is kept for the next worker; `None`: it is the embedded one.
+    pub(super) kept: Option<KeptText>,
+    /// What is to be logged about it.
+    pub(super) complaint: Option<String>,
+}
+
 /// The name of the text with the keeper.
 const MEMORY: &str = "configuration";
 
-/// Reads the configuration; what is to be logged about it comes with it. The first worker does not start with a
-/// wrong one.
-pub(super) fn load(
-    path: Option<&Path>,
-    link: &Link,
-    reason: &StartReason,
-) -> Result<(Config, Option<String>), CannotStart> {
+/// Reads the configuration. The first worker does not start with a wrong one.
+pub(super) fn load(path: Option<&Path>, link: &Link, reason: &StartReason) -> Result<Loaded, CannotStart> {
     let Some(path) = path else {
         let config = Config::load(None, MODULES).map_err(CannotStart::configuration)?;
-        return Ok((config, None));
+        return Ok(Loaded {
+            config,
+            kept: None,
+            complaint: None,
+        });
     };
     let kept = KeptText::open(link, MEMORY, MAX_FILE)?;
-    match read(path) {
+    let (config, complaint) = match read(path) {
         Ok((config, text)) => {
             let failed = kept.keep(&text).err();
             let complaint =
                 failed.map(|error| format!("the configuration cannot be kept for the next worker: {error}"));
-            Ok((config, complaint))
+            (config, complaint)
         }
         Err(error) => {
             let former = match reason {
@@ -40,9 +48,15 @@ pub(super) fn load(
             let complaint = format!(
                 "the configuration that was in use before stays in use, because the file has problems: {error}"
             );
-            Ok((config, Some(complaint)))
+            (config, Some(complaint))
         }
-    }
+    };
+    let kept = Some(kept);
+    Ok(Loaded {
+        config,
+        kept,
+        complaint,
+    })
 }
 
 fn read(path: &Path) -> Result<(Config, String), LoadError> {
