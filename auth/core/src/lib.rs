@@ -19,7 +19,7 @@ mod throttle;
 mod timestamp;
 
 pub use grants::{AddressRule, AddressRuleError, Grants, Ipv6Prefix, PrefixError, Profile};
-pub use host::{BadHost, Host, HostName, MAX_HOST_NAME};
+pub use host::{BadHost, Destination, Host, HostName, MAX_DOMAIN};
 pub use identity::{Identity, MAX_NAME};
 pub use password::{Argon2Cost, PasswordHash, PasswordHashError, WeakPassword, check_new_password};
 pub use prefix::{IpPrefix, IpPrefixError};

@@ -9,7 +9,6 @@
 
 use crate::DropReason;
 use bytes::BytesMut;
-use sluice_auth::Host;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -23,23 +22,8 @@ impl ChannelRef {
     pub const FIRST: ChannelRef = ChannelRef(0);
 }
 
-/// Where a client wants to go, or whom it expects.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// An address, or a name to be resolved.
-    pub host: Host,
-    /// The port; 0 only where it does not matter.
-    pub port: u16,
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Address(address) => SocketAddr::new(*address, self.port).fmt(f),
-            name => write!(f, "{name}:{}", self.port),
-        }
-    }
-}
+/// Where a client wants to go, or whom it expects. The port is 0 only where it does not matter.
+pub use sluice_auth::Destination as Target;
 
 /// How a channel's other end stopped sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

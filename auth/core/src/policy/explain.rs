@@ -1,11 +1,11 @@
 //! Why a request is decided as it is: every rule tried one by one.
 
 use super::Policy;
-use super::host::DomainName;
 use super::own::Own;
 use super::request::{By, Decision, Early, Request, RuleRef, Target};
 use super::rule::{Action, Command, Matcher, Matchers, Rule, UserPattern};
 use super::special::{Faces, Special, class_of, special};
+use crate::host::HostName;
 use std::net::IpAddr;
 
 /// Why a rule did not decide.
@@ -35,7 +35,7 @@ type Held = Option<bool>;
 struct Known<'a> {
     port: Option<u16>,
     /// `Some(None)`: there is no name.
-    name: Option<Option<&'a DomainName>>,
+    name: Option<Option<&'a HostName>>,
     faces: Option<Faces>,
 }
 
@@ -94,7 +94,7 @@ impl Matchers {
         port.map(|port| any(&self.ports, |range| range.contains(port)))
     }
 
-    fn of_domain(&self, name: Option<Option<&DomainName>>) -> Held {
+    fn of_domain(&self, name: Option<Option<&HostName>>) -> Held {
         if self.domains.is_empty() {
             return Some(true);
         }

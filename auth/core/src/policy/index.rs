@@ -3,13 +3,13 @@
 //! A decision takes one look-up for each matcher, whatever the number of rules, joins the sets, and takes the first
 //! rule of what is left. With 100 rules that is some 200 ns.
 
-use super::host::DomainName;
 use super::own::Own;
 use super::request::{Request, Subject};
 use super::rule::{Action, Command, DomainPattern, Rule, UserPattern};
 use super::sets::{Addresses, Key, ListedAddresses, Ranges, RuleSet, Size, Span, Words, span};
 use super::special::{Faces, canonical, special_ranges};
 use crate::IpPrefix;
+use crate::host::HostName;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -306,7 +306,7 @@ impl Index {
     }
 
     /// Keeps of a set the rules whose matchers hold for a port and a name, or for no name.
-    pub(super) fn narrow_to_name(&self, set: &mut RuleSet, name: Option<&DomainName>, port: u16) {
+    pub(super) fn narrow_to_name(&self, set: &mut RuleSet, name: Option<&HostName>, port: u16) {
         let mut ports = self.ports.any;
         ports.add(self.ports.ranges.get(port), self.size);
         set.keep(&ports, self.size);
@@ -391,8 +391,8 @@ fn lower_case(text: &str) -> Cow<'_, str> {
 }
 
 impl Domains {
-    fn narrow(&self, set: &mut RuleSet, size: Size, name: Option<&DomainName>) {
-        let Some(name) = name.map(DomainName::as_str) else {
+    fn narrow(&self, set: &mut RuleSet, size: Size, name: Option<&HostName>) {
+        let Some(name) = name.map(HostName::as_str) else {
             return set.keep(&self.any, size);
         };
         let mut held = self.any;

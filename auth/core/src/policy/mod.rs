@@ -35,7 +35,6 @@
 mod bucket;
 mod effects;
 mod explain;
-mod host;
 mod index;
 mod newcomers;
 mod own;
@@ -48,7 +47,6 @@ mod special;
 pub use bucket::{Taken, TokenBucket};
 pub use effects::{ByteRate, Effects, SessionRate, SharedLimits, Upstream};
 pub use explain::{Explanation, Passed};
-pub use host::{BadHost, Destination, DomainName, Host, MAX_DOMAIN};
 pub use newcomers::{Newcomers, TooMany};
 pub use own::Own;
 pub use quota::{Period, Quota, QuotaUse};
@@ -58,8 +56,10 @@ pub use rule::{
     UnknownCommand, UserPattern,
 };
 pub use sets::MAX_RULES;
+pub(crate) use special::canonical;
 pub use special::{Special, special, special_ranges};
 
+use crate::host::HostName;
 use index::Index;
 use sets::RuleSet;
 use special::Faces;
@@ -194,7 +194,7 @@ impl Policy {
     }
 
     /// Whether a name is worth resolving. Port 0 is in no rule's `ports`.
-    pub fn decide_name(&self, request: &Request<'_>, name: &DomainName, port: u16) -> Early<'_> {
+    pub fn decide_name(&self, request: &Request<'_>, name: &HostName, port: u16) -> Early<'_> {
         let mut possible = self.index.of_request(request);
         self.index.narrow_to_name(&mut possible, Some(name), port);
         let mut certain = possible;
@@ -207,7 +207,7 @@ impl Policy {
     pub fn decide_address(
         &self,
         request: &Request<'_>,
-        name: Option<&DomainName>,
+        name: Option<&HostName>,
         address: IpAddr,
         port: u16,
     ) -> Decision<'_> {

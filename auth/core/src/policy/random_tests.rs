@@ -154,7 +154,7 @@ struct Asked {
     client: Option<IpAddr>,
     user: Option<&'static str>,
     groups: Vec<String>,
-    name: Option<DomainName>,
+    name: Option<HostName>,
     address: IpAddr,
     port: u16,
 }

@@ -1,10 +1,10 @@
 //! What is asked of a policy, and its answers.
 
 use super::effects::Effects;
-use super::host::DomainName;
 use super::rule::{Action, Command, Rule};
 use super::special::Special;
 use crate::Profile;
+use crate::host::HostName;
 use std::net::IpAddr;
 
 /// Who asks: a user whose credentials were right.
@@ -51,9 +51,9 @@ pub enum Target<'a> {
     /// There is one, but not yet known: a UDP association before its first datagram, BIND for any peer.
     Unknown,
     /// A name that is not resolved yet.
-    Name(&'a DomainName, u16),
+    Name(&'a HostName, u16),
     /// An address and the name it was resolved from, if it was.
-    Address(Option<&'a DomainName>, IpAddr, u16),
+    Address(Option<&'a HostName>, IpAddr, u16),
 }
 
 /// A rule in its place.

@@ -1,8 +1,8 @@
 //! Rules as they are written.
 
 use super::effects::Effects;
-use super::host::{BadHost, DomainName};
 use crate::IpPrefix;
+use crate::host::{BadHost, HostName};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -113,17 +113,17 @@ pub enum DomainPattern {
     /// Any name: `*`.
     Any,
     /// This name alone: `example.com`.
-    Exact(DomainName),
+    Exact(HostName),
     /// The names below, without the name itself: `*.example.com`.
-    Below(DomainName),
+    Below(HostName),
     /// The name and all below it: `.example.com`.
-    Within(DomainName),
+    Within(HostName),
 }
 
 impl DomainPattern {
     /// Whether it means a name.
-    pub fn matches(&self, name: &DomainName) -> bool {
-        let below = |suffix: &DomainName| {
+    pub fn matches(&self, name: &HostName) -> bool {
+        let below = |suffix: &HostName| {
             let head = name.as_str().strip_suffix(suffix.as_str());
             head.is_some_and(|head| head.ends_with('.'))
         };

@@ -181,7 +181,7 @@ pub fn special_ranges() -> impl Iterator<Item = (IpPrefix, Option<Special>)> {
 }
 
 /// The address itself, or the IPv4 address that it is in IPv6's mapped form (::ffff:0:0/96, RFC 4291, 2.5.5.2).
-pub(super) fn canonical(address: IpAddr) -> IpAddr {
+pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 

@@ -52,7 +52,7 @@ const CONNECT: Request<'static> = Request {
     user: None,
 };
 
-fn name(text: &str) -> DomainName {
+fn name(text: &str) -> HostName {
     text.parse().unwrap()
 }
 
