@@ -5,6 +5,7 @@
 
 mod amounts;
 mod changes;
+mod egress;
 mod engine;
 mod listeners;
 mod policy;
@@ -13,6 +14,7 @@ mod sections;
 mod users;
 
 pub use changes::{Change, Impact, changes};
+pub use egress::{Egress, Ports};
 pub use listeners::{ListenAddress, Listener};
 pub use policy::{QuotaLimit, Quotas};
 pub use pools::DEFAULT_POOL;
@@ -59,6 +61,8 @@ pub struct Config {
     pub users: Users,
     /// Who may do what, without the gateway's own addresses.
     pub policy: Policy,
+    /// How targets are reached for clients.
+    pub egress: Egress,
     /// The quotas that the policy names.
     pub quotas: Quotas,
     /// What the host is told about the clients' addresses.
@@ -139,7 +143,7 @@ impl Config {
         let document =
             read_document(file, text, |root| read_root(file, root, modules)).map_err(LoadError::Problems)?;
         let mut config = document.value;
-        config.settings = name_listeners(document.settings, &config.listeners);
+        config.settings = name_tables(document.settings, &config);
         Ok(config)
     }
 
@@ -187,15 +191,30 @@ fn read_bounded(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-/// Renames `listener[0].…` to `listener.NAME.…`, so that two configurations with another order of listeners
-/// compare equal.
-fn name_listeners(settings: Vec<Setting>, listeners: &[Listener]) -> Vec<Setting> {
+/// Renames `listener[0].…` to `listener.NAME.…`, and upstreams likewise, so that two configurations with another order
+/// of them compare equal.
+fn name_tables(settings: Vec<Setting>, config: &Config) -> Vec<Setting> {
+    let listeners = config.listeners.iter().map(|listener| listener.name.as_str());
+    let upstreams = config
+        .egress
+        .config
+        .upstreams
+        .iter()
+        .map(|upstream| &*upstream.name);
+    let tables: [(&str, Vec<&str>); 2] = [
+        ("listener", listeners.collect()),
+        ("upstream", upstreams.collect()),
+    ];
+    let named = |key: &str| {
+        tables.iter().find_map(|(table, names)| {
+            let (index, rest) = key.strip_prefix(table)?.strip_prefix('[')?.split_once(']')?;
+            let name = names.get(index.parse::<usize>().ok()?)?;
+            Some(format!("{table}.{name}{rest}"))
+        })
+    };
     let rename = |mut setting: Setting| {
-        if let Some(rest) = setting.key.strip_prefix("listener[")
-            && let Some((index, rest)) = rest.split_once(']')
-            && let Some(listener) = index.parse().ok().and_then(|index: usize| listeners.get(index))
-        {
-            setting.key = format!("listener.{}{rest}", listener.name);
+        if let Some(key) = named(&setting.key) {
+            setting.key = key;
         }
         setting
     };
@@ -212,6 +231,7 @@ fn read_root(file: &str, root: &Section<'_>, modules: Modules<'_>) -> Config {
     let (policy, quotas) = policy::read(root, &names, &protocols);
     Config {
         source: file.to_owned(),
+        egress: egress::read(root, &policy),
         admin: sections::admin(&root.section("admin"), &gateway.state_dir),
         metrics: sections::metrics(&root.section("metrics")),
         engine: engine::read(root, pools, &protocols),
