@@ -50,6 +50,13 @@ fn a_client_gets_addresses_and_both_families_work() {
     let ended = case.gateway.wait_ended(&session);
     assert_eq!(ended["end"]["cause"], "user-request", "{ended}");
     Xl2tpd::stop(&mut guest);
+    // What is remembered was agreed on in the end, not when the first address family was up.
+    let shown = case
+        .gateway
+        .json(&["sessions", "show", ended["id"].as_str().unwrap()]);
+    for name in ["ipcp_state", "ipv6cp_state"] {
+        assert_eq!(shown["facts"][name], "Opened", "{shown}");
+    }
     assert!(case.gateway.sessions().is_empty());
     let recorded = case.end();
     // Nothing was sent twice, and nothing waited for a timer: each message of the set-up once.

@@ -314,6 +314,13 @@ impl Engine {
         true
     }
 
+    /// What was negotiated for a session has changed since it was established, such as by a second address family.
+    pub fn session_changed(&self, id: SessionId, facts: &[Fact]) {
+        self.table.session(id, |live| {
+            live.session.facts = Facts::from(facts);
+        });
+    }
+
     /// What a session's present path has carried. Counters that fell are those of a new path: what the former one
     /// carried is kept. False where there is no such session.
     pub fn update_counters(&self, id: SessionId, path: PathStats, now: Now) -> bool {

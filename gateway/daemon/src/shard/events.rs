@@ -6,8 +6,8 @@ use super::slots::{Session, Ticket};
 use sluice_auth::{AuthRequest, RejectReason};
 use sluice_core::{Now, RestoredTunnel, SessionId};
 use sluice_spi::{
-    CallInfo, Ended, Event, Input, LocalRef, MachineKey, PathSpec, PathStats, PathUpdate, Refusal, Severity,
-    TerminateCause, TunnelInfo,
+    AddressFilter, CallInfo, Ended, Event, Input, LocalRef, MachineKey, PathSpec, PathStats, PathUpdate,
+    Refusal, Severity, TerminateCause, TunnelInfo,
 };
 
 /// A refusal in words.
@@ -244,10 +244,19 @@ impl<P: Plane> Driver<P> {
         }
     }
 
+    /// Changes a path. Where it carries other addresses from now on, that was negotiated, so the engine is told what
+    /// is agreed on now. A path that carries none any more is one that ends: what was agreed on is kept.
     fn update_path(&mut self, slot: u32, local: LocalRef, update: PathUpdate, now: Now) {
-        let Some(path) = self.session(slot, local).and_then(|entry| entry.path) else {
+        let Some(&Session {
+            id, path: Some(path), ..
+        }) = self.session(slot, local)
+        else {
             return;
         };
+        let negotiated = matches!(&update, PathUpdate::Filter(filter) if *filter != AddressFilter::default());
+        if negotiated && let Some(facts) = self.guarded(slot, |machine| Ok(machine.describe_session(local))) {
+            self.engine.session_changed(id, &facts);
+        }
         if let Err(error) = self.plane.update(path, update) {
             self.notice(
                 slot,

@@ -20,6 +20,7 @@ fn a_session_goes_from_opening_to_the_history() {
             .session_up(id, &[Fact::new("mru", "1400")], small.now)
     );
     assert!(!small.engine.session_up(id, &[], small.now), "only once");
+    small.engine.session_changed(id, &[Fact::new("mru", "1300")]);
     let owner = small.engine.find_owner(id).unwrap();
     assert_eq!((owner.tunnel, owner.local), (Some(tunnel), LocalRef(5)));
     assert_eq!(small.engine.session_of(tunnel, LocalRef(5)), Some(id));
@@ -32,6 +33,7 @@ fn a_session_goes_from_opening_to_the_history() {
     assert_eq!(session.state, State::Closed);
     assert_eq!(session.counters, stats(120));
     assert_eq!(session.end, Some(ended()));
+    assert_eq!(session.facts.iter().collect::<Vec<_>>(), [("mru", "1300")]);
     assert_eq!(session.user(), Some("bob@home"));
     assert_eq!(
         (session.calling.as_deref(), session.called.as_deref()),
