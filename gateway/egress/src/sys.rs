@@ -31,6 +31,9 @@ fn set(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::R
     }
 }
 
+/// ICMP "time exceeded" (RFC 792).
+const TIME_EXCEEDED: u8 = 11;
+
 /// Room for the control messages of one error: its description and the address of who sent it, with headers.
 const CONTROL: usize = 256;
 
@@ -38,8 +41,12 @@ const CONTROL: usize = 256;
 #[repr(C, align(8))]
 struct Control([MaybeUninit<u8>; CONTROL]);
 
-/// Whether the error of a connection that failed was an ICMP "time exceeded". The kernel reports it by the same error
-/// number as an unreachable host, and keeps the message itself in the socket's error queue (ip(7), IP_RECVERR).
+/// Whether the error of a connection that failed was an ICMP "time exceeded" (RFC 792, type 11). The kernel reports it
+/// by the same error number as an unreachable host, and keeps the message of a connection under way in the socket's
+/// error queue, whether or not that was asked for (IP_RECVERR, ip(7)).
+///
+/// For IPv6 it keeps it only if that was asked for, which would end established connections for passing errors as
+/// well. There a time exceeded stays an unreachable host.
 pub(crate) fn hop_limit_exceeded(socket: &impl AsFd) -> bool {
     let mut control = Control([MaybeUninit::uninit(); CONTROL]);
     // SAFETY: all zeroes are a valid msghdr: null pointers with zero lengths.
@@ -58,34 +65,21 @@ pub(crate) fn hop_limit_exceeded(socket: &impl AsFd) -> bool {
         // SAFETY: a header that the macros give lies within the control buffer, aligned for it.
         let header = unsafe { next.read() };
         let kind = (header.cmsg_level, header.cmsg_type);
-        let (wanted4, wanted6) = (
-            (libc::IPPROTO_IP, libc::IP_RECVERR),
-            (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-        );
+        let is_error = kind == (libc::IPPROTO_IP, libc::IP_RECVERR);
         // SAFETY: computes a number only.
         let least =
             unsafe { libc::CMSG_LEN(u32::try_from(size_of::<libc::sock_extended_err>()).unwrap_or(0)) };
-        if (kind == wanted4 || kind == wanted6)
-            && usize::try_from(least).is_ok_and(|least| header.cmsg_len >= least)
-        {
+        if is_error && usize::try_from(least).is_ok_and(|least| header.cmsg_len >= least) {
             // SAFETY: the control message has at least the length of the structure, which is plain data.
             let error = unsafe {
                 libc::CMSG_DATA(next)
                     .cast::<libc::sock_extended_err>()
                     .read_unaligned()
             };
-            return is_time_exceeded(error.ee_origin, error.ee_type);
+            return (error.ee_origin, error.ee_type) == (libc::SO_EE_ORIGIN_ICMP, TIME_EXCEEDED);
         }
         // SAFETY: `next` came from these macros for this message.
         next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
     }
     false
-}
-
-/// ICMP type 11 (RFC 792) and ICMPv6 type 3 (RFC 4443, 3.3).
-fn is_time_exceeded(origin: u8, kind: u8) -> bool {
-    matches!(
-        (origin, kind),
-        (libc::SO_EE_ORIGIN_ICMP, 11) | (libc::SO_EE_ORIGIN_ICMP6, 3)
-    )
 }
