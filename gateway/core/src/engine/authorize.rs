@@ -134,8 +134,13 @@ impl Engine {
             session: id,
             now: to_millis(now.wall),
         };
+        // A connection's user is somewhere already: it needs no address of ours.
+        let is_connection = self.table.session(id, |live| live.session.tunnel.is_none());
         let mut leases = lock(&self.leases);
-        let found = find_both(&mut leases, profile, config, wanted, random);
+        let found = match is_connection {
+            Some(true) => Ok((None, None)),
+            _ => find_both(&mut leases, profile, config, wanted, random),
+        };
         let assembled = found.map(|(ipv4, ipv6)| {
             let grants = assemble(&leases, profile, config, &ipv4, &ipv6);
             (grants, pool_of(ipv4), pool_of(ipv6))

@@ -343,6 +343,12 @@ pub fn obstacle() -> Option<String> {
     })
 }
 
+/// All addresses of this host.
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
+    let addresses = Rtnetlink::open()?.addresses()?;
+    Ok(addresses.into_iter().map(|address| address.address).collect())
+}
+
 /// Looks at the host. Needs no privilege, except to see nftables.
 pub fn inspect(config: &HostConfig) -> Result<HostState, HostError> {
     let mut rtnetlink = Rtnetlink::open()?;

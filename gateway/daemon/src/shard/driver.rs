@@ -1,5 +1,6 @@
 //! Pumping fronts and machines.
 
+use super::connections::Outbox;
 use super::peers::Peers;
 use super::slots::{Slots, Ticket, Tunnel};
 use super::sweep::Sweep;
@@ -15,9 +16,10 @@ use sluice_spi::{
     Accepted, Direction, Entropy, Event, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
     PeerAddr, Route, Severity, ShardId, TerminateCause, Via,
 };
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,8 +44,8 @@ pub struct Listener {
     pub module: &'static dyn Module,
     /// Makes its machines.
     pub factory: Arc<dyn Factory>,
-    /// Its half-open peers.
-    pub front: Box<dyn Front>,
+    /// Its half-open peers; `None`: a protocol of streams has none.
+    pub front: Option<Box<dyn Front>>,
 }
 
 /// What a driver is made of.
@@ -87,6 +89,8 @@ pub struct Driver<P> {
     dirty: VecDeque<u32>,
     buffer: BytesMut,
     lines: Limiter<usize>,
+    /// The key of the next connection's machine.
+    pub(super) next_connection: u32,
     pub(super) notices: Limiter<Option<IpAddr>>,
 }
 
@@ -114,6 +118,7 @@ impl<P: Plane> Driver<P> {
             dirty: VecDeque::new(),
             buffer: BytesMut::new(),
             lines,
+            next_connection: 0,
             notices: Limiter::new(NOTICES, NOTICE_PEERS, now.instant),
         }
     }
@@ -130,8 +135,10 @@ impl<P: Plane> Driver<P> {
 
     /// Half-open peers, by listener.
     pub fn half_open(&self) -> Vec<usize> {
-        let fronts = self.listeners.iter().map(|listener| &listener.front);
-        fronts.map(|front| front.half_open()).collect()
+        let fronts = self.listeners.iter().map(|listener| listener.front.as_ref());
+        fronts
+            .map(|front| front.map_or(0, |front| front.half_open()))
+            .collect()
     }
 
     /// A datagram of a listener that the data plane did not consume.
@@ -139,8 +146,10 @@ impl<P: Plane> Driver<P> {
         let Some(entry) = self.listeners.get_mut(listener) else {
             return;
         };
+        let Some(front) = entry.front.as_mut() else {
+            return;
+        };
         // A front that panics over one datagram still serves everybody else.
-        let front = entry.front.as_mut();
         let route = catch_unwind(AssertUnwindSafe(|| {
             front.handle_datagram(from, packet, now.instant)
         }));
@@ -172,6 +181,7 @@ impl<P: Plane> Driver<P> {
         let alive = self.slots.generation(ticket.slot) == ticket.generation
             && self.by_session.get(&ticket.session) == Some(&(ticket.slot, ticket.local));
         if alive {
+            self.note_profile(ticket.slot, ticket.local, &result);
             let verdict = self.engine.authorize(ticket.session, result, now);
             self.input(
                 ticket.slot,
@@ -197,7 +207,14 @@ impl<P: Plane> Driver<P> {
             .machine(open, self.shard, self.entropy.fork(), now.instant)
         {
             Ok(machine) if machine.key() != restored.key => Err("it is another tunnel's".to_owned()),
-            Ok(_) if !entry.front.reserve(restored.key) => Err("its identifier is in use".to_owned()),
+            Ok(_)
+                if !entry
+                    .front
+                    .as_mut()
+                    .is_some_and(|front| front.reserve(restored.key)) =>
+            {
+                Err("its identifier is in use".to_owned())
+            }
             Ok(machine) => Ok(machine),
             Err(error) => Err(error.to_string()),
         };
@@ -247,20 +264,25 @@ impl<P: Plane> Driver<P> {
         key: MachineKey,
         machine: Box<dyn Machine>,
     ) -> u32 {
-        let slot = self.slots.insert(Tunnel {
-            listener,
-            key,
-            machine,
-            id: None,
-            origin,
-            sessions: BTreeMap::new(),
-            calls: Vec::new(),
-            peer: None,
-            dirty: false,
-            broken: None,
-        });
+        let slot = self.slots.insert(Tunnel::new(listener, origin, key, machine));
         self.by_key.insert((listener, key), slot);
         slot
+    }
+
+    /// Takes in the machine of a connection, which is found by its slot alone.
+    pub(super) fn insert_connection(
+        &mut self,
+        listener: usize,
+        origin: Origin,
+        key: MachineKey,
+        machine: Box<dyn Machine>,
+        outbox: Rc<Outbox>,
+    ) -> u32 {
+        let tunnel = Tunnel {
+            outbox: Some(outbox),
+            ..Tunnel::new(listener, origin, key, machine)
+        };
+        self.slots.insert(tunnel)
     }
 
     /// Gives a machine an input and drains it.
@@ -342,18 +364,11 @@ impl<P: Plane> Driver<P> {
                         self.plane.send_frame(path, &buffer);
                     }
                 }
-                Via::Channel(_) => self.without_channels(slot),
+                Via::Channel(channel) => self.send_on_channel(slot, channel, &buffer),
             }
         }
         self.buffer = buffer;
         any
-    }
-
-    /// A machine of datagrams asked for something that only connections have.
-    pub(super) fn without_channels(&mut self, slot: u32) {
-        self.guarded(slot, |_| {
-            Err::<(), _>("a machine of datagrams asked for a channel".to_owned())
-        });
     }
 
     /// Sends a machine's packet, and notes where the machine's peer is.
@@ -389,10 +404,15 @@ impl<P: Plane> Driver<P> {
         let Some(tunnel) = self.slots.remove(slot) else {
             return;
         };
+        if let Some(outbox) = &tunnel.outbox {
+            outbox.close();
+        }
         self.by_key.remove(&(tunnel.listener, tunnel.key));
         self.peers.moved(tunnel.listener, slot, tunnel.peer, None);
-        if let Some(listener) = self.listeners.get_mut(tunnel.listener) {
-            listener.front.release(tunnel.key, now.instant);
+        if let Some(listener) = self.listeners.get_mut(tunnel.listener)
+            && let Some(front) = &mut listener.front
+        {
+            front.release(tunnel.key, now.instant);
         }
     }
 
@@ -400,16 +420,19 @@ impl<P: Plane> Driver<P> {
         let Some(entry) = self.listeners.get_mut(listener) else {
             return;
         };
+        let Some(front) = &mut entry.front else {
+            return;
+        };
         let protocol = entry.origin.protocol;
         for _ in 0..MAX_ROUNDS {
             self.buffer.clear();
-            let transmit = entry.front.poll_transmit(now.instant, &mut self.buffer);
+            let transmit = front.poll_transmit(now.instant, &mut self.buffer);
             if let Some(transmit) = transmit
                 && let Via::Socket(peer) = transmit.via
             {
                 self.plane.send(listener, peer, &self.buffer);
             }
-            match entry.front.poll_event() {
+            match front.poll_event() {
                 Some(Event::Dropped(reason)) => self.counters.dropped(protocol, reason.0),
                 Some(Event::Counted(name)) => self.counters.counted(protocol, name),
                 Some(Event::Notice { severity, text, .. }) => {
@@ -439,8 +462,11 @@ impl<P: Plane> Driver<P> {
             let Some(entry) = self.listeners.get_mut(listener) else {
                 continue;
             };
-            if entry.front.poll_timeout().is_some_and(|at| at <= now.instant) {
-                entry.front.handle_timeout(now.instant);
+            let Some(front) = &mut entry.front else {
+                continue;
+            };
+            if front.poll_timeout().is_some_and(|at| at <= now.instant) {
+                front.handle_timeout(now.instant);
                 self.drain_front(listener, now);
             }
         }
@@ -454,7 +480,7 @@ impl<P: Plane> Driver<P> {
         let fronts = self
             .listeners
             .iter()
-            .filter_map(|listener| listener.front.poll_timeout());
+            .filter_map(|listener| listener.front.as_ref()?.poll_timeout());
         fronts
             .chain(self.wheel.next())
             .chain(self.engine.next_due(self.shard, now))

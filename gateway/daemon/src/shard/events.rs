@@ -43,7 +43,7 @@ impl<P: Plane> Driver<P> {
             | Event::ListenChannel { .. }
             | Event::OpenRelay { .. }
             | Event::CloseChannel { .. }
-            | Event::Join { .. } => self.without_channels(slot),
+            | Event::Join { .. } => self.channel_event(slot, event),
             Event::Recovered { tunnel, sessions } => self.recovered(slot, &tunnel, &sessions, now),
             Event::Dropped(reason) => self.counters.dropped(self.protocol(slot), reason.0),
             Event::Counted(name) => self.counters.counted(self.protocol(slot), name),
@@ -107,15 +107,17 @@ impl<P: Plane> Driver<P> {
         let Some(tunnel) = self.slots.get_mut(slot) else {
             return;
         };
-        // A session in a tunnel that was refused goes the way of its tunnel.
-        let Some(id) = tunnel.id else { return };
+        // A session in a tunnel that was refused goes the way of its tunnel. A connection has none.
+        if tunnel.id.is_none() && tunnel.outbox.is_none() {
+            return;
+        }
         let placed = call.label.as_ref();
         if let Some(at) = placed.and_then(|label| tunnel.calls.iter().position(|known| known == label)) {
             tunnel.calls.swap_remove(at);
         }
         let verdict = match self
             .engine
-            .session_opening(&tunnel.origin, Some(id), local, call, now)
+            .session_opening(&tunnel.origin, tunnel.id, local, call, now)
         {
             Ok(id) => {
                 tunnel
@@ -169,6 +171,7 @@ impl<P: Plane> Driver<P> {
             }
             None => Err(RejectReason::Unavailable),
         };
+        self.note_profile(slot, local, &result);
         let verdict = self.engine.authorize(session, result, now);
         self.give(
             slot,
@@ -181,15 +184,14 @@ impl<P: Plane> Driver<P> {
     }
 
     fn session_down(&mut self, slot: u32, local: LocalRef, ended: &Ended, now: Now) {
-        let stats = self
-            .take_path(slot, local)
-            .map(|(_, stats)| stats)
-            .unwrap_or_default();
+        let path = self.take_path(slot, local).map(|(_, stats)| stats);
         let entry = self
             .slots
             .get_mut(slot)
             .and_then(|tunnel| tunnel.sessions.remove(&local));
         if let Some(entry) = entry {
+            let joined = entry.carried.as_ref().map(|carried| carried());
+            let stats = path.or(joined).unwrap_or_default();
             self.forget_session(entry.id, now);
             self.engine.session_down(entry.id, ended, stats, now);
         }

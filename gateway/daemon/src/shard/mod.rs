@@ -3,6 +3,7 @@
 //! The [`Driver`] is the only code that pumps machines. It knows no socket and no protocol: packets leave by a
 //! [`Plane`], credentials are checked by an [`Authority`], and what is to be counted goes to [`Counters`].
 
+mod connections;
 mod desk;
 mod driver;
 mod events;
@@ -13,6 +14,7 @@ mod report;
 mod requests;
 mod runner;
 mod slots;
+mod streams;
 mod sweep;
 mod tap;
 mod wheel;
@@ -20,6 +22,7 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 
+pub use connections::{Ask, Carried, Connection, Outbox};
 pub use desk::{Answered, Desk, MAX_OPEN, VERDICT_TIME};
 pub use driver::{Driver, Listener, Parts};
 pub use remote::{ANSWER_TIME, FREEZE_TIME, INBOX, Inbox, Remote, Silent, Status, inbox};

@@ -41,7 +41,8 @@ impl<P: Plane> Driver<P> {
         now: Now,
     ) -> Result<(), OpenError> {
         let entry = self.listeners.get_mut(listener).ok_or(OpenError::NotSupported)?;
-        let key = entry.front.mint(now.instant).ok_or(OpenError::NotSupported)?;
+        let front = entry.front.as_mut().ok_or(OpenError::NotSupported)?;
+        let key = front.mint(now.instant).ok_or(OpenError::NotSupported)?;
         let open = Open::Initiated { key, peer };
         match entry
             .factory
@@ -54,7 +55,7 @@ impl<P: Plane> Driver<P> {
                 Ok(())
             }
             Err(error) => {
-                entry.front.release(key, now.instant);
+                front.release(key, now.instant);
                 Err(error)
             }
         }
@@ -64,8 +65,8 @@ impl<P: Plane> Driver<P> {
     /// one of this shard's.
     pub fn describe_session(&mut self, session: SessionId, now: Now) -> Option<Vec<Fact>> {
         let &(slot, local) = self.by_session.get(&session)?;
-        let path = self.slots.get(slot)?.sessions.get(&local)?.path;
-        if let Some(stats) = path.and_then(|path| self.plane.stats(path)) {
+        let entry = self.slots.get(slot)?.sessions.get(&local)?;
+        if let Some(stats) = entry.stats(&self.plane) {
             self.engine.update_counters(session, stats, now);
         }
         let facts = self.guarded(slot, |machine| Ok(machine.describe_session(local)));

@@ -1,9 +1,12 @@
 //! The machines of a shard and their sessions.
 
+use super::connections::{Carried, Outbox};
+use sluice_auth::Profile;
 use sluice_core::{Origin, SessionId, TunnelId};
-use sluice_spi::{LocalRef, Machine, MachineKey, PathKey, PathRef, PeerAddr};
+use sluice_spi::{DataPath, LocalRef, Machine, MachineKey, PathKey, PathRef, PathStats, PeerAddr};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 /// A machine with what the engine and the data plane know of it.
 pub(super) struct Tunnel {
@@ -17,6 +20,8 @@ pub(super) struct Tunnel {
     pub(super) sessions: BTreeMap<LocalRef, Box<Session>>,
     /// Labels of calls that are to be placed and have no session yet.
     pub(super) calls: Vec<String>,
+    /// What it wants of whoever moves its bytes; `None`: its packets come and go by the data plane.
+    pub(super) outbox: Option<Rc<Outbox>>,
     /// Where its last packet went.
     pub(super) peer: Option<SocketAddr>,
     /// Its checkpoint is no longer what it would be now.
@@ -25,10 +30,33 @@ pub(super) struct Tunnel {
     pub(super) broken: Option<String>,
 }
 
+impl Tunnel {
+    /// A machine that has said nothing yet.
+    pub(super) fn new(listener: usize, origin: Origin, key: MachineKey, machine: Box<dyn Machine>) -> Self {
+        Self {
+            listener,
+            key,
+            machine,
+            id: None,
+            origin,
+            sessions: BTreeMap::new(),
+            calls: Vec::new(),
+            outbox: None,
+            peer: None,
+            dirty: false,
+            broken: None,
+        }
+    }
+}
+
 /// A session of a machine.
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) path: Option<PathRef>,
+    /// Whose it is, where its protocol has no tunnels: what it may do is asked for each time.
+    pub(super) profile: Option<Rc<Profile>>,
+    /// What its joined channels carry.
+    pub(super) carried: Option<Carried>,
     /// Packets from the peer at the last sweep.
     pub(super) rx_packets: u64,
     /// What names its packets on the listener, once it had a path.
@@ -43,10 +71,23 @@ impl Session {
         Self {
             id,
             path: None,
+            profile: None,
+            carried: None,
             rx_packets: 0,
             key: None,
             peer: peer.remote.to_string(),
             user,
+        }
+    }
+}
+
+impl Session {
+    /// What it has carried since it has a path or joined channels.
+    pub(super) fn stats(&self, plane: &impl DataPath) -> Option<PathStats> {
+        match (self.path, &self.carried) {
+            (Some(path), _) => plane.stats(path),
+            (None, Some(carried)) => Some(carried()),
+            (None, None) => None,
         }
     }
 }

@@ -58,7 +58,7 @@ impl<P: Plane> Driver<P> {
         for (&local, session) in tunnel.sessions.range_mut((start, Bound::Unbounded)).take(count) {
             seen += 1;
             self.sweep.after = Some(local);
-            let Some(stats) = session.path.and_then(|path| self.plane.stats(path)) else {
+            let Some(stats) = session.stats(&self.plane) else {
                 continue;
             };
             self.engine.update_counters(session.id, stats, now);

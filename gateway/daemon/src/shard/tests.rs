@@ -207,7 +207,7 @@ fn observed_gateway(
             origin,
             module,
             factory: factory.into(),
-            front,
+            front: Some(front),
         }],
     };
     (engine, Driver::new(parts, now))
@@ -497,10 +497,10 @@ fn a_front_that_panics_serves_the_others() {
     let mut world = World::new(lac(), None);
     let listener = world.driver.listeners.pop().unwrap();
     world.driver.listeners.push(Listener {
-        front: Box::new(Fragile {
-            front: listener.front,
+        front: Some(Box::new(Fragile {
+            front: listener.front.unwrap(),
             doomed: None,
-        }),
+        })),
         ..listener
     });
     world.driver.datagram(0, peer(), b"panic", world.now);

@@ -15,6 +15,7 @@ mod measure;
 mod memory;
 mod network;
 mod observer;
+mod reach;
 mod serve;
 mod settings;
 mod shards;

@@ -6,11 +6,12 @@ use super::kept::KeptText;
 use super::measure::{self, Answers, Sources};
 use super::observer::{DRAINING, Fanout};
 use super::shards::{self, Shared};
-use super::{CannotStart, Prepared, greeting};
+use super::{CannotStart, Prepared, greeting, reach};
 use crate::admin::{Configs, Events, Parts, Plane, ServiceStatus, Traces, static_addresses};
 use crate::config::Config;
 use crate::sandbox::{LayerState, SandboxStatus};
 use crate::shard::Remote;
+use arc_swap::ArcSwap;
 use sluice_auth_backends::{Authenticator, AuthenticatorConfig, CredentialCache, HashPool, LocalUsers};
 use sluice_core::{Engine, Journal};
 use sluice_dataplane::Routes;
@@ -230,6 +231,9 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
     let routes = Arc::new(Routes::new(OUTSIDE_POOLS));
     add_routes(&routes, &config);
     let shared = Shared {
+        egress: reach::egress(&config)?,
+        reach: Arc::new(config.egress.clone()),
+        policy: Arc::new(ArcSwap::from_pointee(reach::policy(&config, &prepared.listening))),
         engine: engine.clone(),
         authenticator: Arc::new(authenticator(&config, &users, &metrics)),
         metrics: metrics.clone(),

@@ -1,17 +1,21 @@
 //! Starting the shards, with the tunnels that a worker before left behind.
 
 use super::entropy::Kernel;
-use super::sockets::Listening;
+use super::sockets::{Bound, Listening};
 use super::{CannotStart, now};
 use crate::admin::Traces;
 use crate::config::Config;
 use crate::shard::{self, Inbox, ListenerSetup, Remote, Setup};
+use arc_swap::ArcSwap;
+use sluice_auth::policy::Policy;
 use sluice_auth_backends::Authenticator;
 use sluice_core::{Engine, Origin, Record, RestoredTunnel};
 use sluice_dataplane::{Routes, TunQueue, UdpSocket, mesh};
+use sluice_egress::Egress;
 use sluice_metrics::Metrics;
 use sluice_spi::{ShardId, Shards};
 use std::collections::VecDeque;
+use std::net::TcpListener;
 use std::sync::Arc;
 
 /// What all shards share.
@@ -21,6 +25,9 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) traces: Arc<Traces>,
     pub(super) routes: Arc<Routes>,
+    pub(super) egress: Arc<Egress>,
+    pub(super) reach: Arc<crate::config::Egress>,
+    pub(super) policy: Arc<ArcSwap<Policy>>,
 }
 
 /// The far and the near ends of all shards' inboxes.
@@ -99,6 +106,9 @@ pub(super) fn start(
             tun: queues.next(),
             mesh,
             routes: shared.routes.clone(),
+            egress: shared.egress.clone(),
+            reach: shared.reach.clone(),
+            policy: shared.policy.clone(),
             path_capacity: usize::try_from(config.engine.limits.sessions).unwrap_or(usize::MAX),
             restored,
         };
@@ -120,11 +130,7 @@ fn listeners(
     let setup = |(index, listener): (usize, &crate::config::Listener)| {
         let protocol = listener.module.descriptor().name;
         let front = listener.factory.front(shard, shards, Box::new(Kernel));
-        let front = front.ok_or_else(|| {
-            CannotStart::because(format!(
-                "{protocol} is no datagram protocol, and others cannot be served"
-            ))
-        })?;
+        let (datagrams, streams) = sockets.take(index);
         Ok(ListenerSetup {
             origin: Origin {
                 protocol,
@@ -134,14 +140,15 @@ fn listeners(
             module: listener.module,
             factory: listener.factory.clone(),
             front,
-            sockets: sockets.take(index),
+            sockets: datagrams,
+            streams,
         })
     };
     config.listeners.iter().enumerate().map(setup).collect()
 }
 
 /// The sockets of all addresses, given out shard by shard in the order in which they were bound.
-struct Sockets(Vec<(usize, VecDeque<UdpSocket>)>);
+struct Sockets(Vec<(usize, VecDeque<Bound>)>);
 
 impl Sockets {
     fn new(listening: Vec<Listening>) -> Self {
@@ -152,8 +159,15 @@ impl Sockets {
     }
 
     /// The next shard's sockets of a listener.
-    fn take(&mut self, listener: usize) -> Vec<UdpSocket> {
-        let of_it = self.0.iter_mut().filter(|(of, _)| *of == listener);
-        of_it.filter_map(|(_, sockets)| sockets.pop_front()).collect()
+    fn take(&mut self, listener: usize) -> (Vec<UdpSocket>, Vec<TcpListener>) {
+        let (mut datagrams, mut streams) = (Vec::new(), Vec::new());
+        for (of, sockets) in &mut self.0 {
+            match sockets.pop_front_if(|_| *of == listener) {
+                Some(Bound::Datagrams(socket)) => datagrams.push(socket),
+                Some(Bound::Streams(socket)) => streams.push(socket),
+                None => {}
+            }
+        }
+        (datagrams, streams)
     }
 }

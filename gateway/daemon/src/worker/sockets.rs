@@ -6,7 +6,7 @@ use crate::admin::{Certificate, Listeners, StartError};
 use crate::config::{Config, Listener};
 use sluice_dataplane::UdpSocket;
 use sluice_keeper::Link;
-use sluice_spi::Shards;
+use sluice_spi::{Shards, Transport};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -23,6 +23,36 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 const UNIX: &str = "admin-unix";
 
+/// Connections that wait to be accepted, for each socket: as many as the kernel allows by default
+/// (net.core.somaxconn). A burst of new clients waits there while a shard is busy.
+const BACKLOG: libc::c_int = 4096;
+
+/// One shard's socket of an address.
+pub(super) enum Bound {
+    /// Of a protocol of datagrams.
+    Datagrams(UdpSocket),
+    /// Of a protocol of streams.
+    Streams(TcpListener),
+}
+
+impl Bound {
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Bound::Datagrams(socket) => Some(socket.local_addr()),
+            Bound::Streams(listener) => listener.local_addr().ok(),
+        }
+    }
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Bound::Datagrams(socket) => socket.as_fd(),
+            Bound::Streams(listener) => listener.as_fd(),
+        }
+    }
+}
+
 /// One address of one listener.
 pub(super) struct Listening {
     /// The listener's place in the configuration.
@@ -30,7 +60,7 @@ pub(super) struct Listening {
     /// The address, with the port that was chosen where none was given.
     pub(super) address: SocketAddr,
     /// One socket for each shard, or why there is none.
-    pub(super) sockets: Result<Vec<UdpSocket>, String>,
+    pub(super) sockets: Result<Vec<Bound>, String>,
 }
 
 /// What the admin plane is served on.
@@ -141,10 +171,10 @@ pub(super) fn listen(
             let bound = sockets
                 .as_ref()
                 .ok()
-                .and_then(|sockets: &Vec<UdpSocket>| sockets.first());
+                .and_then(|sockets: &Vec<Bound>| sockets.first()?.address());
             all.push(Listening {
                 listener: index,
-                address: bound.map_or(address, UdpSocket::local_addr),
+                address: bound.unwrap_or(address),
                 sockets,
             });
         }
@@ -158,8 +188,12 @@ fn group(
     shards: Shards,
     link: &Link,
     held: &mut Held,
-) -> io::Result<Vec<UdpSocket>> {
-    let name = format!("udp:{address}");
+) -> io::Result<Vec<Bound>> {
+    let transport = listener.module.descriptor().transport;
+    let name = match transport {
+        Transport::Udp => format!("udp:{address}"),
+        Transport::Tcp => format!("tcp:{address}"),
+    };
     let taken = held.take(&name);
     let given_up = !taken.is_empty();
     let sockets = match adopt(taken, listener, shards) {
@@ -168,40 +202,81 @@ fn group(
             if given_up {
                 forget(link, &name);
             }
-            wait_until_free(address, given_up)?;
-            UdpSocket::bind_group(address, shards, listener.module)?
+            wait_until_free(address, transport, given_up)?;
+            bind(listener, address, shards)?
         }
     };
-    let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(UdpSocket::as_fd).collect();
+    let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(Bound::as_fd).collect();
     store(link, &name, &descriptors);
     Ok(sockets)
 }
 
 /// A whole group as it was, or nothing: a group of another size would be given packets that nobody reads.
-fn adopt(taken: Vec<OwnedFd>, listener: &Listener, shards: Shards) -> Option<Vec<UdpSocket>> {
+fn adopt(taken: Vec<OwnedFd>, listener: &Listener, shards: Shards) -> Option<Vec<Bound>> {
     if taken.len() != usize::from(shards.count()) {
         return None;
+    }
+    if listener.module.descriptor().transport == Transport::Tcp {
+        let listeners = taken.into_iter().map(TcpListener::from);
+        return Some(listeners.map(Bound::Streams).collect());
     }
     let sockets: io::Result<Vec<UdpSocket>> = taken.into_iter().map(UdpSocket::adopt).collect();
     let sockets = sockets.ok()?;
     let first = sockets.first()?;
     first.attach_steering(shards, listener.module).ok()?;
-    Some(sockets)
+    Some(sockets.into_iter().map(Bound::Datagrams).collect())
+}
+
+/// One socket for each shard.
+fn bind(listener: &Listener, address: SocketAddr, shards: Shards) -> io::Result<Vec<Bound>> {
+    if listener.module.descriptor().transport == Transport::Udp {
+        let group = UdpSocket::bind_group(address, shards, listener.module)?;
+        return Ok(group.into_iter().map(Bound::Datagrams).collect());
+    }
+    let mut group: Vec<TcpListener> = Vec::new();
+    while group.len() < usize::from(shards.count()) {
+        let address = match group.first() {
+            Some(first) => first.local_addr()?,
+            None => address,
+        };
+        group.push(bind_stream(address)?);
+    }
+    Ok(group.into_iter().map(Bound::Streams).collect())
+}
+
+fn bind_stream(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = stream_socket(address)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    // Accepted connections inherit it.
+    socket.set_tcp_nodelay(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn stream_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.cloexec().nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Connections of a gateway that is gone may linger on the address (TIME_WAIT, RFC 9293, 3.6.1).
+    socket.set_reuse_address(true)?;
+    Ok(socket)
 }
 
 /// Sees to it that nobody else has an address: sockets of a group share theirs with every other process of the same
 /// user, which would then take a part of the packets.
-fn wait_until_free(address: SocketAddr, given_up: bool) -> io::Result<()> {
+fn wait_until_free(address: SocketAddr, transport: Transport, given_up: bool) -> io::Result<()> {
     let begun = Instant::now();
     loop {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::DGRAM.cloexec(),
-            Some(Protocol::UDP),
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
+        let socket = match transport {
+            Transport::Udp => datagram_socket(address)?,
+            Transport::Tcp => stream_socket(address)?,
+        };
         match socket.bind(&address.into()) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && given_up && begun.elapsed() < GIVEN_UP => {
                 std::thread::sleep(PAUSE);
@@ -209,6 +284,18 @@ fn wait_until_free(address: SocketAddr, given_up: bool) -> io::Result<()> {
             result => return result,
         }
     }
+}
+
+fn datagram_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM.cloexec(),
+        Some(Protocol::UDP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
 }
 
 fn explain(listener: &Listener, address: SocketAddr, error: &io::Error) -> String {
@@ -235,10 +322,10 @@ mod tests {
     fn an_address_that_somebody_has_is_not_shared() {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = wait_until_free(address, false).unwrap_err();
+        let error = wait_until_free(address, Transport::Udp, false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
         drop(taken);
-        wait_until_free(address, false).unwrap();
+        wait_until_free(address, Transport::Udp, false).unwrap();
     }
 
     #[test]
@@ -251,7 +338,7 @@ mod tests {
             drop(taken);
         });
         gone.send(()).unwrap();
-        wait_until_free(address, true).unwrap();
+        wait_until_free(address, Transport::Udp, true).unwrap();
         keeper.join().unwrap();
     }
 }

@@ -4,28 +4,40 @@
 //! `mod.rs` starts the thread, `turn.rs` is its loop, `ready.rs` waits for descriptors, `upkeep.rs` does what is
 //! done from time to time, `lag.rs` measures how late the loop comes round.
 
+mod ground;
 mod lag;
 mod ready;
 mod turn;
 mod upkeep;
+
+pub(super) use self::ground::Ground;
 
 use self::ready::Watched;
 use self::turn::Runner;
 use super::plane::listener_id;
 use super::remote::Inbox;
 use super::report::{Counted, Report};
+use super::streams::{Source, Streams, accept};
 use super::{Desk, Driver, Listener, Parts};
 use crate::admin::Traces;
+use arc_swap::ArcSwap;
+use sluice_auth::policy::Policy;
 use sluice_auth_backends::Authenticator;
 use sluice_core::{Engine, Now, Origin, RestoredTunnel};
+use sluice_dataplane::relay::{Pool, PoolConfig};
 use sluice_dataplane::{MeshPort, Routes, TunQueue, UdpSocket, UserPath};
+use sluice_egress::{Connector, Egress};
 use sluice_metrics::Metrics;
 use sluice_spi::{Entropy, Factory, Front, Module, ShardId};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
+use tokio::net::TcpListener;
+use tokio::task::LocalSet;
 
 #[cfg(test)]
 mod tests;
@@ -38,10 +50,12 @@ pub struct ListenerSetup {
     pub module: &'static dyn Module,
     /// Makes its machines.
     pub factory: Arc<dyn Factory>,
-    /// Its half-open peers of this shard.
-    pub front: Box<dyn Front>,
-    /// This shard's socket of each of its addresses.
+    /// Its half-open peers of this shard; `None`: a protocol of streams has none.
+    pub front: Option<Box<dyn Front>>,
+    /// This shard's socket of each of its addresses, for protocols of datagrams.
     pub sockets: Vec<UdpSocket>,
+    /// The same for protocols of streams.
+    pub streams: Vec<std::net::TcpListener>,
 }
 
 /// What a shard is made of.
@@ -66,6 +80,12 @@ pub struct Setup {
     pub mesh: MeshPort,
     /// Whose addresses are where, for all shards.
     pub routes: Arc<Routes>,
+    /// How connections reach their targets.
+    pub egress: Arc<Egress>,
+    /// What is configured about that.
+    pub reach: Arc<crate::config::Egress>,
+    /// Who may go where.
+    pub policy: Arc<ArcSwap<Policy>>,
     /// Most paths.
     pub path_capacity: usize,
     /// Tunnels to go on with, by listener.
@@ -90,40 +110,70 @@ fn clock() -> Now {
 ///
 /// Where the kernel gives no thread or nothing to wait with.
 pub fn start(setup: Setup, inbox: Inbox) -> io::Result<JoinHandle<()>> {
+    let (told, wait) = std::sync::mpsc::sync_channel(1);
+    let name = format!("shard-{}", setup.shard.0);
+    let thread = std::thread::Builder::new()
+        .name(name)
+        .spawn(move || live(setup, inbox, &told))?;
+    match wait.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::other("its thread ended at once")),
+    }
+}
+
+/// The whole life of a shard, on its own thread: what it is made of never leaves it.
+fn live(setup: Setup, inbox: Inbox, told: &SyncSender<io::Result<()>>) {
     let shard = setup.shard.0;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()?;
-    // What is waited for is registered with the runtime that it is made in.
-    let entered = runtime.enter();
-    let (mut runner, restored) = assemble(setup, inbox)?;
-    drop(entered);
-    std::thread::Builder::new()
-        .name(format!("shard-{shard}"))
-        .spawn(move || {
-            let work = AssertUnwindSafe(|| runtime.block_on(runner.run(&restored)));
-            if catch_unwind(work).is_err() {
-                tracing::error!(
-                    shard,
-                    "the loop of a shard panicked: the process ends now and is to be started anew; please report \
-                     this with the lines above"
-                );
-                std::process::abort();
+    let work = AssertUnwindSafe(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(told.send(Err(error))),
+        };
+        let tasks = LocalSet::new();
+        tasks.block_on(&runtime, async move {
+            match assemble(setup, inbox) {
+                // Whoever started it waits for this word.
+                Err(error) => drop(told.send(Err(error))),
+                Ok((mut runner, restored)) => {
+                    let _ = told.send(Ok(()));
+                    runner.run(&restored).await;
+                }
             }
-        })
+        });
+    });
+    if catch_unwind(work).is_err() {
+        tracing::error!(
+            shard,
+            "the loop of a shard panicked: the process ends now and is to be started anew; please report this with \
+             the lines above"
+        );
+        std::process::abort();
+    }
 }
 
 fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Vec<(usize, RestoredTunnel)>)> {
     let now = clock();
     let mut plane = UserPath::new(setup.mesh, setup.routes, setup.path_capacity);
     let mut listeners = Vec::new();
-    let mut sockets = Vec::new();
+    let (mut sockets, mut streams) = (Vec::new(), Vec::new());
     for (index, listener) in setup.listeners.into_iter().enumerate() {
         for socket in listener.sockets {
             let watched = Watched::new(socket.as_fd())?;
             let id = plane.add_socket(listener_id(index), listener.module, socket);
             sockets.push((id, watched));
+        }
+        for stream in listener.streams {
+            stream.set_nonblocking(true)?;
+            let source = Source {
+                listener: index,
+                origin: Rc::new(listener.origin.clone()),
+            };
+            streams.push((source, TcpListener::from_std(stream)?));
         }
         listeners.push(Listener {
             origin: listener.origin,
@@ -149,13 +199,26 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Vec<(usize, Resto
         traces: setup.traces,
         listeners,
     };
+    let metrics = setup.metrics.clone();
     let upkeep = upkeep::Upkeep::new(
         setup.shard,
         setup.engine,
         setup.metrics.clone(),
-        Report::new(setup.metrics),
+        Report::new(setup.metrics.clone()),
         now.instant,
     );
-    let runner = Runner::new(Driver::new(parts, now), sockets, tun, inbox, answers, upkeep);
+    let ground = Rc::new(Ground::new(Driver::new(parts, now)));
+    let shared = Streams::new(
+        ground.clone(),
+        Connector::new(setup.egress),
+        setup.reach,
+        setup.policy,
+        Pool::new(PoolConfig::default()),
+        metrics,
+    );
+    for (source, listener) in streams {
+        tokio::task::spawn_local(accept(shared.clone(), source, listener));
+    }
+    let runner = Runner::new(ground, sockets, tun, inbox, answers, upkeep);
     Ok((runner, setup.restored))
 }

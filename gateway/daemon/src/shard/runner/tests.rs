@@ -135,6 +135,12 @@ fn metrics() -> Arc<Metrics> {
 }
 
 /// The part of a group of sockets that is one shard's.
+/// How targets would be reached: as the embedded default says.
+fn reach() -> Arc<crate::config::Egress> {
+    let config = crate::config::Config::load(None, sluice_registry::MODULES).unwrap();
+    Arc::new(config.egress)
+}
+
 fn listener(
     module: &'static dyn Module,
     factory: &Arc<dyn Factory>,
@@ -144,6 +150,7 @@ fn listener(
 ) -> ListenerSetup {
     let seed = 2 + u64::from(shard.0);
     ListenerSetup {
+        streams: Vec::new(),
         origin: Origin {
             protocol: "l2tp",
             listener: "test".to_owned(),
@@ -151,7 +158,7 @@ fn listener(
         },
         module,
         factory: factory.clone(),
-        front: factory.front(shard, shards, Box::new(Seeded::new(seed))).unwrap(),
+        front: factory.front(shard, shards, Box::new(Seeded::new(seed))),
         sockets: vec![socket],
     }
 }
@@ -189,12 +196,15 @@ impl Gateway {
         let threads = parts.map(|(((number, socket), mesh), inbox)| {
             let shard = ShardId(number);
             let mut listener = listener(module, &factory, shard, shards, socket);
-            listener.front = change(listener.front);
+            listener.front = listener.front.map(&change);
             let own = loaded
                 .tunnels
                 .iter()
                 .filter(|tunnel| tunnel.origin.shard == shard);
             let setup = Setup {
+                egress: sluice_egress::Egress::new(Default::default(), None).unwrap(),
+                reach: reach(),
+                policy: Arc::default(),
                 shard,
                 engine: engine.clone(),
                 authenticator: authenticator.clone(),

@@ -3,6 +3,7 @@
 use super::super::remote::{Command, Inbox, Reply, Silent};
 use super::super::{Answered, Driver};
 use super::clock;
+use super::ground::Ground;
 use super::ready::Watched;
 use super::upkeep::Upkeep;
 use crate::logs::Limiter;
@@ -11,6 +12,7 @@ use sluice_dataplane::{Progress, Slow, SocketId, UserPath};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -31,7 +33,7 @@ const LINES: u32 = 1;
 
 /// What the loop works with.
 pub(super) struct Runner {
-    driver: Driver<UserPath>,
+    ground: Rc<Ground>,
     sockets: Vec<(SocketId, Watched)>,
     tun: Option<Watched>,
     inbox: Inbox,
@@ -58,7 +60,7 @@ enum After {
 
 impl Runner {
     pub(super) fn new(
-        driver: Driver<UserPath>,
+        ground: Rc<Ground>,
         sockets: Vec<(SocketId, Watched)>,
         tun: Option<Watched>,
         inbox: Inbox,
@@ -67,7 +69,7 @@ impl Runner {
     ) -> Self {
         let lines = Limiter::new(LINES, sockets.len(), Instant::now());
         Self {
-            driver,
+            ground,
             sockets,
             tun,
             inbox,
@@ -86,7 +88,7 @@ impl Runner {
     /// Goes on with restored tunnels, then serves until told to end.
     pub(super) async fn run(&mut self, restored: &[(usize, RestoredTunnel)]) {
         for (listener, tunnel) in restored {
-            self.driver.restore(*listener, tunnel, clock());
+            self.ground.driver().restore(*listener, tunnel, clock());
         }
         let mut sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
         // What the restored tunnels have to say goes out with the first turn.
@@ -107,11 +109,14 @@ impl Runner {
 
     /// When there is something to do, whatever comes.
     fn deadline(&mut self, now: Now) -> Instant {
-        let upkeep = self.upkeep.next(&self.driver, now.instant);
-        let others = self.driver.next_timeout(now).into_iter();
-        others
-            .chain(self.driver.plane().next_deadline())
-            .fold(upkeep, Instant::min)
+        let mut driver = self.ground.driver();
+        let upkeep = self.upkeep.next(&driver, now.instant);
+        let others = driver.next_timeout(now).into_iter();
+        let deadline = others
+            .chain(driver.plane().next_deadline())
+            .fold(upkeep, Instant::min);
+        self.ground.arm(deadline);
+        deadline
     }
 
     async fn wait(&mut self, deadline: Instant, mut sleep: Pin<&mut Sleep>) {
@@ -131,13 +136,15 @@ impl Runner {
             Poll::Ready(Err(Silent)) => self.abandoned = true,
             Poll::Pending => {}
         }
-        is_ready |= self.woken || self.abandoned;
+        is_ready |= self.woken || self.abandoned || self.ground.is_rung(cx);
         let answers = self.answers.poll_recv_many(cx, &mut self.answered, ANSWERS);
         is_ready |= answers.is_ready();
+        let mut driver = self.ground.driver();
         for (id, watched) in &self.sockets {
             is_ready |= watched.poll_read(cx).is_ready();
-            is_ready |= self.driver.plane().wants_write(*id) && watched.poll_write(cx).is_ready();
+            is_ready |= driver.plane().wants_write(*id) && watched.poll_write(cx).is_ready();
         }
+        drop(driver);
         is_ready |= self.tun.as_ref().is_some_and(|tun| tun.poll_read(cx).is_ready());
         is_ready |= sleep.poll(cx).is_ready();
         if is_ready { Poll::Ready(()) } else { Poll::Pending }
@@ -145,42 +152,43 @@ impl Runner {
 
     /// Does what there is to do, each kind within its bound, control first.
     fn turn(&mut self, now: Now) -> After {
+        let ground = self.ground.clone();
+        let driver = &mut *ground.driver();
         self.busy = false;
-        if self.obey(now) == After::End {
+        if self.obey(driver, now) == After::End {
             return After::End;
         }
         for (ticket, result) in self.answered.drain(..) {
-            self.driver.answer(ticket, result, now);
+            driver.answer(ticket, result, now);
         }
-        let due = self.driver.next_timeout(now).is_some_and(|at| at <= now.instant);
+        let due = driver.next_timeout(now).is_some_and(|at| at <= now.instant);
         if std::mem::take(&mut self.woken) || due {
-            self.driver.timeout(now);
+            driver.timeout(now);
         }
-        let is_second = self.upkeep.run(&mut self.driver, now);
-        self.cross(now);
-        self.read_sockets(is_second, now);
-        self.read_tun(is_second, now);
-        self.write_out();
-        if is_second || self.machines != self.driver.machines() {
-            self.publish();
+        let is_second = self.upkeep.run(driver, now);
+        self.cross(driver, now);
+        self.read_sockets(driver, is_second, now);
+        self.read_tun(driver, is_second, now);
+        self.write_out(driver);
+        if is_second || self.machines != driver.machines() {
+            self.publish(driver);
         }
         After::GoOn
     }
 
     /// Does what it is told.
-    fn obey(&mut self, now: Now) -> After {
+    fn obey(&mut self, driver: &mut Driver<UserPath>, now: Now) -> After {
         if self.abandoned {
             tracing::info!("nobody is left to tell this shard anything: it ends");
-            self.finish();
+            self.finish(driver);
             return After::End;
         }
         let mut commands = std::mem::take(&mut self.commands).into_iter();
-        let end = commands.any(|command| self.command(command, now) == After::End);
+        let end = commands.any(|command| self.command(driver, command, now) == After::End);
         if end { After::End } else { After::GoOn }
     }
 
-    fn command(&mut self, command: Command, now: Now) -> After {
-        let driver = &mut self.driver;
+    fn command(&mut self, driver: &mut Driver<UserPath>, command: Command, now: Now) -> After {
         match command {
             Command::DescribeSession(id, reply) => tell(reply, driver.describe_session(id, now)),
             Command::DescribeTunnel(id, reply) => tell(reply, driver.describe_tunnel(id, now)),
@@ -196,13 +204,13 @@ impl Runner {
             Command::Ready(reply) => tell(reply, ()),
             Command::Freeze(reply) => {
                 driver.look_at_all(now);
-                self.finish();
-                self.driver.checkpoint_all(now);
+                self.finish(driver);
+                driver.checkpoint_all(now);
                 tell(reply, ());
                 return After::End;
             }
             Command::End(reply) => {
-                self.finish();
+                self.finish(driver);
                 tell(reply, ());
                 return After::End;
             }
@@ -211,30 +219,30 @@ impl Runner {
     }
 
     /// Sends what waits, and shows how everything is, for the last time.
-    fn finish(&mut self) {
-        self.driver.plane().flush();
-        self.upkeep.finish(&mut self.driver);
-        self.publish();
+    fn finish(&mut self, driver: &mut Driver<UserPath>) {
+        driver.plane().flush();
+        self.upkeep.finish(driver);
+        self.publish(driver);
     }
 
-    fn publish(&mut self) {
-        self.machines = self.driver.machines();
-        self.inbox.publish(self.upkeep.status(&mut self.driver));
+    fn publish(&mut self, driver: &mut Driver<UserPath>) {
+        self.machines = driver.machines();
+        self.inbox.publish(self.upkeep.status(driver));
     }
 
     /// Takes what other shards received for this one, and lets go on what waited for packets before it.
-    fn cross(&mut self, now: Now) {
-        let plane = self.driver.plane();
+    fn cross(&mut self, driver: &mut Driver<UserPath>, now: Now) {
+        let plane = driver.plane();
         let progress = plane.poll_mesh(MESH_BUDGET, now.instant);
         plane.handle_timeout(now.instant);
         self.busy |= matches!(progress, Progress::More);
-        deliver(&mut self.driver, now);
+        deliver(driver, now);
     }
 
     /// Reads the sockets that are ready; with `all`, the others too: an ICMP report alone does not make one ready.
-    fn read_sockets(&mut self, all: bool, now: Now) {
+    fn read_sockets(&mut self, driver: &mut Driver<UserPath>, all: bool, now: Now) {
         for (index, (id, watched)) in self.sockets.iter().enumerate() {
-            let (driver, lines, busy) = (&mut self.driver, &mut self.lines, &mut self.busy);
+            let (lines, busy) = (&mut self.lines, &mut self.busy);
             let read = || match driver.plane().poll_udp(*id, UDP_BUDGET, now.instant) {
                 Progress::Idle => false,
                 Progress::More => {
@@ -247,15 +255,15 @@ impl Runner {
                 }
             };
             watched.read(all, read);
-            deliver(&mut self.driver, now);
+            deliver(driver, now);
         }
     }
 
     /// Reads the TUN queue if it is ready; with `anyway`, in any case: that its device is gone does not make it ready.
-    fn read_tun(&mut self, anyway: bool, now: Now) {
+    fn read_tun(&mut self, driver: &mut Driver<UserPath>, anyway: bool, now: Now) {
         let Some(tun) = &self.tun else { return };
         let mut failed = None;
-        let (driver, busy) = (&mut self.driver, &mut self.busy);
+        let busy = &mut self.busy;
         tun.read(anyway, || {
             match driver.plane().poll_tun(TUN_BUDGET, now.instant) {
                 Progress::Idle => false,
@@ -274,16 +282,16 @@ impl Runner {
                 "the TUN device failed ({error}): no user data flows in this shard until the gateway is restarted"
             );
             self.tun = None;
-            self.driver.plane().set_tun(None);
+            driver.plane().set_tun(None);
         }
-        deliver(&mut self.driver, now);
+        deliver(driver, now);
     }
 
     /// Sends what waits. A socket that takes nothing more is waited for.
-    fn write_out(&mut self) {
-        self.driver.plane().flush();
+    fn write_out(&mut self, driver: &mut Driver<UserPath>) {
+        driver.plane().flush();
         for (id, watched) in &self.sockets {
-            let plane = self.driver.plane();
+            let plane = driver.plane();
             if plane.wants_write(*id) {
                 watched.write(|| {
                     plane.flush();

@@ -1,0 +1,71 @@
+//! Taking connections in.
+
+use super::task::Task;
+use super::{Source, Streams};
+use sluice_spi::PeerAddr;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Pause after an accept that failed for want of descriptors or memory: it would fail again at once. The waiting
+/// connections stay in the kernel's queue.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Takes in the connections of one listening socket, for as long as the shard lives.
+pub(in super::super) async fn accept(streams: Rc<Streams>, source: Source, listener: TcpListener) {
+    let mut complained = false;
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                complained = false;
+                take_in(&streams, &source, stream, remote);
+            }
+            Err(error) if concerns_one(&error) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut complained, true) {
+                    let name = &source.origin.listener;
+                    tracing::warn!(listener = name, "no connection is accepted for now: {error}");
+                }
+                count(&streams, &source, "accept");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether an error is about the one connection that would have been accepted (accept(2)).
+fn concerns_one(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn count(streams: &Streams, source: &Source, reason: &str) {
+    if let Some(metrics) = streams.metrics.protocol(source.origin.protocol) {
+        metrics.dropped.get(reason).inc();
+    }
+}
+
+fn take_in(streams: &Rc<Streams>, source: &Source, stream: TcpStream, remote: std::net::SocketAddr) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    let peer = PeerAddr { remote, local };
+    let made = streams
+        .ground
+        .with(|driver, now| driver.connected(source.listener, peer, now));
+    match made {
+        Ok(connection) => {
+            let task = Task::new(streams.clone(), source.clone(), connection, stream, peer);
+            tokio::task::spawn_local(task.run());
+        }
+        Err(error) => {
+            tracing::error!(
+                listener = source.origin.listener,
+                "a connection cannot be served: {error}"
+            );
+        }
+    }
+}

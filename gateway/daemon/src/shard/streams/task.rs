@@ -1,0 +1,549 @@
+//! One connection: moving its bytes and doing what its machine asks for.
+
+use super::super::{Ask, Connection};
+use super::way::Question;
+use super::{Source, Streams};
+use bytes::{Buf, Bytes, BytesMut};
+use sluice_auth::policy::{Command, Effects};
+use sluice_auth::{Host, Profile};
+use sluice_dataplane::relay::{Cause, Handle, Options, Outcome, Relay, Side, Stats, Timeouts};
+use sluice_egress::{BindSpec, Endpoints, Failed, Request, Way};
+use sluice_spi::{
+    ChannelFailure, ChannelRef, Close, Input, JoinEnd, LocalRef, PathStats, PeerAddr, StreamEnd, Target,
+};
+use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// Silence after which joined streams are parted, where neither a rule nor the user's profile says how long: longer
+/// than the two hours after which hosts send keepalives (RFC 1122, 4.2.3.6), so that those who do are never cut.
+const IDLE: Duration = Duration::from_secs(2 * 3600 + 600);
+
+/// Silence after one side has ended its direction: what is still on its way takes no longer.
+const HALF_CLOSED: Duration = Duration::from_secs(120);
+
+/// Longest wait for whoever a listening channel expects, where the machine does not end it before.
+const NOBODY_CAME: Duration = Duration::from_secs(300);
+
+/// Longest time that the last bytes may take to leave, before a connection is closed over them.
+const LAST_BYTES: Duration = Duration::from_secs(5);
+
+/// A channel that was asked for, once it is known what became of it.
+enum Opened {
+    /// It is connected, and ends by itself after these times.
+    Stream(TcpStream, Timeouts),
+    /// It waits for its connection at an address.
+    Listening(Box<sluice_egress::Waiting>, Box<Question>),
+    /// It is not there.
+    Failed(ChannelFailure),
+}
+
+type Opening = Pin<Box<dyn Future<Output = Opened>>>;
+
+/// The other channel of a connection.
+struct Other {
+    channel: ChannelRef,
+    opening: Option<Opening>,
+    stream: Option<TcpStream>,
+    timeouts: Timeouts,
+}
+
+/// One connection.
+pub(super) struct Task {
+    streams: Rc<Streams>,
+    source: Source,
+    connection: Connection,
+    client: Option<TcpStream>,
+    peer: PeerAddr,
+    /// What the client is to be sent.
+    unsent: BytesMut,
+    /// Nothing more comes from the client.
+    client_ended: bool,
+    /// The client is to be closed once everything is sent.
+    closing: bool,
+    other: Option<Other>,
+}
+
+/// What a task waits for.
+enum Woken {
+    Asked(Option<Ask>),
+    Readable,
+    Writable,
+    Opened(Opened),
+}
+
+impl Task {
+    pub(super) fn new(
+        streams: Rc<Streams>,
+        source: Source,
+        connection: Connection,
+        client: TcpStream,
+        peer: PeerAddr,
+    ) -> Self {
+        Self {
+            streams,
+            source,
+            connection,
+            client: Some(client),
+            peer,
+            unsent: BytesMut::new(),
+            client_ended: false,
+            closing: false,
+            other: None,
+        }
+    }
+
+    /// Lives as long as the connection's machine, and a moment longer for the last bytes.
+    pub(super) async fn run(mut self) {
+        loop {
+            match self.wait().await {
+                Woken::Asked(None) => break,
+                Woken::Asked(Some(ask)) => self.obey(ask).await,
+                Woken::Readable => self.read(),
+                Woken::Writable => self.write(),
+                Woken::Opened(opened) => self.opened(opened),
+            }
+        }
+        self.finish().await;
+    }
+
+    fn tell(&self, input: Input<'_>) {
+        self.streams
+            .ground
+            .with(|driver, now| driver.tell(&self.connection, input, now));
+    }
+
+    async fn wait(&mut self) -> Woken {
+        if let Some(ask) = self.connection.outbox.pop() {
+            return Woken::Asked(Some(ask));
+        }
+        let wants = !self.client_ended
+            && self.client.is_some()
+            && self
+                .streams
+                .ground
+                .with(|driver, _| driver.wants_bytes(&self.connection, ChannelRef::FIRST));
+        let client = self.client.as_ref();
+        let unsent = !self.unsent.is_empty();
+        let opening = self.other.as_mut().and_then(|other| other.opening.as_mut());
+        tokio::select! {
+            biased;
+            ask = poll_fn(|cx| self.connection.outbox.poll(cx)) => Woken::Asked(ask),
+            opened = or_never(opening) => Woken::Opened(opened),
+            () = ready(client, Interest::WRITABLE, unsent) => Woken::Writable,
+            () = ready(client, Interest::READABLE, wants) => Woken::Readable,
+        }
+    }
+
+    fn read(&mut self) {
+        let Some(client) = &self.client else { return };
+        let mut buffer = self.streams.buffer.borrow_mut();
+        let end = match client.try_read(&mut buffer) {
+            Ok(0) => StreamEnd::Finished,
+            Ok(length) => {
+                let bytes = buffer.get(..length).unwrap_or_default();
+                return self.tell(Input::Stream {
+                    channel: ChannelRef::FIRST,
+                    bytes,
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => StreamEnd::Reset,
+        };
+        drop(buffer);
+        self.client_ended = true;
+        self.tell(Input::StreamEnded {
+            channel: ChannelRef::FIRST,
+            end,
+        });
+    }
+
+    fn write(&mut self) {
+        while let Some(client) = &self.client
+            && !self.unsent.is_empty()
+        {
+            match client.try_write(&self.unsent) {
+                Ok(length) => self.unsent.advance(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.unsent.clear();
+                    self.lost();
+                }
+            }
+        }
+        if self.closing {
+            self.close_client(Close::Finish);
+        }
+    }
+
+    /// The client is not there any more.
+    fn lost(&mut self) {
+        if !std::mem::replace(&mut self.client_ended, true) {
+            self.tell(Input::StreamEnded {
+                channel: ChannelRef::FIRST,
+                end: StreamEnd::Reset,
+            });
+        }
+    }
+
+    async fn obey(&mut self, ask: Ask) {
+        match ask {
+            Ask::Send(ChannelRef::FIRST, bytes) => {
+                self.unsent.extend_from_slice(&bytes);
+                self.write();
+            }
+            // Machines speak to their clients alone; what is for the target passes them by.
+            Ask::Send(..) => {}
+            Ask::Open {
+                channel,
+                profile,
+                target,
+                ..
+            } => self.begin(channel, self.connect(profile, target)),
+            Ask::Listen {
+                channel,
+                profile,
+                from,
+                ..
+            } => self.begin(channel, self.listen(profile, from)),
+            Ask::Relay { channel, .. } => self.tell(Input::ChannelFailed {
+                channel,
+                failure: ChannelFailure::Resources,
+            }),
+            Ask::Close(ChannelRef::FIRST, close) => self.close_client(close),
+            Ask::Close(channel, close) => {
+                if let Some(other) = self.other.take_if(|other| other.channel == channel)
+                    && let (Some(stream), Close::Reset) = (&other.stream, close)
+                {
+                    reset(stream);
+                }
+            }
+            Ask::Join {
+                local, second, early, ..
+            } => self.join(local, second, early).await,
+        }
+    }
+
+    fn begin(&mut self, channel: ChannelRef, opening: Opening) {
+        self.other = Some(Other {
+            channel,
+            opening: Some(opening),
+            stream: None,
+            timeouts: Timeouts::default(),
+        });
+    }
+
+    fn question(&self, profile: Option<Rc<Profile>>, command: Command) -> Question {
+        Question::new(
+            self.streams.policy.load_full(),
+            self.source.clone(),
+            self.peer.remote.ip(),
+            profile,
+            command,
+        )
+    }
+
+    /// Who asks, for those who let askers take turns.
+    fn asker(&self, profile: Option<&Profile>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match profile {
+            Some(profile) => profile.identity.as_str().hash(&mut hasher),
+            None => self.peer.remote.ip().hash(&mut hasher),
+        }
+        hasher.finish()
+    }
+
+    fn connect(&self, profile: Option<Rc<Profile>>, target: Target) -> Opening {
+        let asker = self.asker(profile.as_deref());
+        let question = self.question(profile, Command::Connect);
+        let (streams, peer) = (self.streams.clone(), self.peer);
+        let origin = self.source.origin.clone();
+        Box::pin(async move {
+            let request = Request {
+                target: &target,
+                judge: &question,
+                asker,
+                client: Some(Endpoints {
+                    source: peer.remote,
+                    destination: peer.local,
+                }),
+                timeouts: streams.reach.timeouts,
+            };
+            match streams.connector.connect(request).await {
+                Ok(connected) => {
+                    let address = connected.address.or_else(|| connected.stream.peer_addr().ok());
+                    let effects = address
+                        .map(|address| question.effects(address))
+                        .unwrap_or_default();
+                    Opened::Stream(connected.stream, timeouts(&effects))
+                }
+                Err(failed) => {
+                    log_failure(&origin.listener, peer, &target, &failed, &question);
+                    Opened::Failed(failed.failure)
+                }
+            }
+        })
+    }
+
+    fn listen(&self, profile: Option<Rc<Profile>>, from: Target) -> Opening {
+        let asker = self.asker(profile.as_deref());
+        let question = self.question(profile, Command::Bind);
+        let (streams, local) = (self.streams.clone(), self.peer.local.ip().to_canonical());
+        Box::pin(async move {
+            if question.is_hopeless() {
+                return Opened::Failed(ChannelFailure::Denied);
+            }
+            let peers = match expected(&streams, &from, asker).await {
+                Ok(peers) => peers,
+                Err(failure) => return Opened::Failed(failure),
+            };
+            let spec = BindSpec {
+                listen: local,
+                ports: streams
+                    .reach
+                    .bind_ports
+                    .as_ref()
+                    .map_or(0..=0, |ports| ports.0.clone()),
+                external: streams.external(local),
+                peers,
+                way: &Way::default(),
+                random: asker,
+            };
+            match streams.connector.bind(spec) {
+                Ok(waiting) => Opened::Listening(Box::new(waiting), Box::new(question)),
+                Err(failed) => Opened::Failed(failed.failure),
+            }
+        })
+    }
+
+    fn opened(&mut self, opened: Opened) {
+        let Some(other) = &mut self.other else { return };
+        let channel = other.channel;
+        other.opening = None;
+        match opened {
+            Opened::Stream(stream, timeouts) => {
+                let ends = stream
+                    .local_addr()
+                    .and_then(|local| Ok((local, stream.peer_addr()?)));
+                let _ = stream.set_nodelay(true);
+                match ends {
+                    Ok((local, remote)) => {
+                        other.stream = Some(stream);
+                        other.timeouts = timeouts;
+                        self.tell(Input::ChannelOpened {
+                            channel,
+                            local,
+                            remote,
+                        });
+                    }
+                    // It was reset before anybody looked.
+                    Err(_) => self.failed(channel, ChannelFailure::Refused),
+                }
+            }
+            Opened::Listening(waiting, question) => {
+                let local = waiting.told();
+                other.opening = Some(Box::pin(come(*waiting, *question)));
+                self.tell(Input::ChannelListening { channel, local });
+            }
+            Opened::Failed(failure) => self.failed(channel, failure),
+        }
+    }
+
+    fn failed(&mut self, channel: ChannelRef, failure: ChannelFailure) {
+        self.other = None;
+        self.tell(Input::ChannelFailed { channel, failure });
+    }
+
+    fn close_client(&mut self, close: Close) {
+        match (close, &self.client) {
+            (Close::Reset, Some(client)) => {
+                reset(client);
+                self.client = None;
+                self.unsent.clear();
+            }
+            (Close::Finish, Some(_)) if !self.unsent.is_empty() => self.closing = true,
+            (Close::Finish, Some(client)) => {
+                shut_down(client);
+                self.closing = false;
+                // It is kept for what the client still sends: closed over that, the kernel would send a reset, and
+                // the client might never read our last words.
+            }
+            (_, None) => {}
+        }
+    }
+
+    /// Passes the bytes of both streams to each other until they come apart.
+    async fn join(&mut self, session: LocalRef, second: ChannelRef, early: Bytes) {
+        let other = self.other.take_if(|other| other.channel == second);
+        let streams = other.and_then(|other| Some((other.stream?, other.timeouts)));
+        let (Some(client), Some((target, timeouts))) = (self.client.take(), streams) else {
+            let end = JoinEnd::FirstReset;
+            return self.tell(Input::JoinEnded { session, end });
+        };
+        let options = Options {
+            timeouts,
+            early_up: early.into(),
+            early_down: self.unsent.split().into(),
+            up: None,
+            down: None,
+        };
+        let relay = match Relay::new(client, target, &self.streams.pool, options) {
+            Ok(relay) => relay,
+            Err(error) => {
+                tracing::error!("a connection cannot be relayed: {error}");
+                let end = JoinEnd::Asked;
+                return self.tell(Input::JoinEnded { session, end });
+            }
+        };
+        let handle = relay.handle();
+        let meter = handle.clone();
+        let carried = Rc::new(move || carried(meter.stats()));
+        self.streams
+            .ground
+            .with(|driver, _| driver.set_carried(&self.connection, session, carried));
+        let end = self.relay(relay, &handle).await;
+        self.tell(Input::JoinEnded { session, end });
+    }
+
+    /// Relays until the streams come apart, or the machine closes one of them.
+    async fn relay(&self, relay: Relay, handle: &Handle) -> JoinEnd {
+        let mut running = Box::pin(relay.run());
+        loop {
+            let outcome = tokio::select! {
+                outcome = &mut running => outcome,
+                ask = poll_fn(|cx| self.connection.outbox.poll(cx)) => {
+                    if matches!(ask, None | Some(Ask::Close(..))) {
+                        handle.end();
+                    }
+                    if ask.is_none() {
+                        running.await
+                    } else {
+                        continue;
+                    }
+                }
+            };
+            return match outcome {
+                Outcome::Ended(ended) => join_end(ended.cause),
+                Outcome::Parked(_) => JoinEnd::Asked,
+            };
+        }
+    }
+
+    /// Takes what a client still sends, until its end.
+    async fn drain(&self, client: &TcpStream) {
+        loop {
+            ready(Some(client), Interest::READABLE, true).await;
+            let mut buffer = self.streams.buffer.borrow_mut();
+            match client.try_read(&mut buffer) {
+                Ok(0) => return,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Sends the last bytes, and takes what the client still sends, so that it can read them.
+    async fn finish(mut self) {
+        let last = async {
+            while self.client.is_some() && !self.unsent.is_empty() {
+                ready(self.client.as_ref(), Interest::WRITABLE, true).await;
+                self.write();
+            }
+            if let Some(client) = self.client.as_ref().filter(|_| !self.client_ended) {
+                shut_down(client);
+                self.drain(client).await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_BYTES, last).await;
+    }
+}
+
+/// When joined streams come apart by themselves.
+fn timeouts(effects: &Effects) -> Timeouts {
+    Timeouts {
+        idle: Some(effects.idle_timeout.unwrap_or(IDLE)),
+        half_closed: Some(effects.half_closed_timeout.unwrap_or(HALF_CLOSED)),
+        lifetime: effects.lifetime,
+    }
+}
+
+/// Waits until somebody who may comes to a listening channel.
+async fn come(waiting: sluice_egress::Waiting, question: Question) -> Opened {
+    use sluice_egress::Judge;
+    match waiting.accept(NOBODY_CAME).await {
+        Ok((stream, remote)) if question.address(remote).is_ok() => {
+            Opened::Stream(stream, timeouts(&question.effects(remote)))
+        }
+        Ok(_) => Opened::Failed(ChannelFailure::Denied),
+        Err(failed) => Opened::Failed(failed.failure),
+    }
+}
+
+/// The addresses of whom a listening channel expects; none: anybody.
+async fn expected(streams: &Streams, from: &Target, asker: u64) -> Result<Vec<IpAddr>, ChannelFailure> {
+    match &from.host {
+        Host::Address(address) if address.is_unspecified() => Ok(Vec::new()),
+        Host::Address(address) => Ok(vec![*address]),
+        Host::Name(name) => streams.addresses(name, asker).await,
+    }
+}
+
+fn log_failure(listener: &str, peer: PeerAddr, target: &Target, failed: &Failed, question: &Question) {
+    let (code, cause) = (failed.failure.as_str(), failed.cause.as_str());
+    let by = question.by();
+    tracing::debug!(listener, peer = %peer.remote, %target, code, cause, by, "a target was not reached");
+}
+
+/// What joined streams have carried, in the engine's terms.
+fn carried(stats: Stats) -> PathStats {
+    PathStats {
+        rx_bytes: stats.up.received,
+        tx_bytes: stats.down.delivered,
+        ..PathStats::default()
+    }
+}
+
+fn join_end(cause: Cause) -> JoinEnd {
+    match cause {
+        Cause::FinBoth => JoinEnd::Finished,
+        Cause::ResetByClient | Cause::Error(Side::Client, _) => JoinEnd::FirstReset,
+        Cause::ResetByTarget | Cause::Error(Side::Target, _) => JoinEnd::SecondReset,
+        Cause::Idle => JoinEnd::Idle,
+        Cause::HalfClosed => JoinEnd::HalfClosed,
+        Cause::Lifetime => JoinEnd::Lifetime,
+        Cause::Asked => JoinEnd::Asked,
+    }
+}
+
+/// Waits for readiness; for ever where nothing is wanted.
+async fn ready(stream: Option<&TcpStream>, interest: Interest, wanted: bool) {
+    match stream.filter(|_| wanted) {
+        // An error of the descriptor is found by the read or write that follows.
+        Some(stream) => drop(stream.ready(interest).await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn or_never(opening: Option<&mut Opening>) -> Opened {
+    match opening {
+        Some(opening) => opening.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn shut_down(stream: &TcpStream) {
+    // Where it is gone already there is nothing to end.
+    let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Write);
+}
+
+/// Has the connection end with a reset when it is closed.
+fn reset(stream: &TcpStream) {
+    // Where it cannot be set the connection is gone already.
+    let _ = stream.set_zero_linger();
+}
