@@ -14,6 +14,8 @@ const RUNS: usize = 5;
 const FEW_RUNS: usize = 3;
 /// Storms in a row for a rate.
 const STORMS: usize = 4;
+/// Longer than an idle hashing thread keeps its memory.
+const HASH_MEMORY: Duration = Duration::from_secs(7);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Measure the gateway and write the results.
@@ -168,6 +170,8 @@ fn memory(results: &mut Results, calls: usize) {
     for _ in 0..FEW_RUNS {
         let load = Load::with_protocol(ONE_SOURCE, "");
         load.warm_up();
+        // The memory of the one hash is given back within this time.
+        std::thread::sleep(HASH_MEMORY);
         let first = load.storming(&format!(
             "--clients 3000 --sockets 48 --calls-per-tunnel {calls} --ramp 2000 --hold 14"
         ));

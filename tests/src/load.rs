@@ -17,7 +17,7 @@ pub const USER: &str = "storm";
 
 /// Limits for [`Load::with_protocol`]: the gateway bounds what one address may ask for, and here one address is all
 /// the clients there are.
-pub const ONE_SOURCE: &str = "[listener.l2tp]\nsource_rate = 1000000\nsource_burst = 1000000\nunknown_rate = 1000000\n\
+pub const ONE_SOURCE: &str = "[listener.l2tp]\nmax_tunnels = 65535\nsource_rate = 1000000\nsource_burst = 1000000\nunknown_rate = 1000000\n\
                               unknown_burst = 1000000\nmax_half_open = 16384\nmax_half_open_per_source = 16384\n\
                               max_half_open_per_prefix = 16384\n";
 
