@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OnceCell;
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
 /// Most heap memory of an idle relay in bytes, with its task, its timers and what the runtime keeps of its sockets.
@@ -46,8 +47,12 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Two connected streams. All are connected by one listener: a port for each would leave few to whatever else runs,
+/// for as long as the kernel remembers them.
 async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    static LISTENER: OnceCell<TcpListener> = OnceCell::const_new();
+    let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = LISTENER.get_or_init(listen).await;
     let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     (near, listener.accept().await.unwrap().0)
 }
