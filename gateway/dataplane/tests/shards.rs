@@ -109,7 +109,7 @@ fn packets_from_the_wrong_queue_cross_to_the_owner_of_the_address() {
     let tun = outside.within(|| Tun::create(Some("two%d"), 2).unwrap());
     assert_eq!(tun.name(), "two0");
     outside.run("ip link set two0 up");
-    outside.run("ip addr add 10.9.1.1/16 dev two0");
+    outside.add_address("two0", "10.9.1.1/16");
     for (path, queue) in paths.iter_mut().zip(tun.into_queues()) {
         path.set_tun(Some(queue));
     }

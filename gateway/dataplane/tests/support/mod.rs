@@ -4,7 +4,7 @@
 
 use bytes::{BufMut, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_getcpu, sched_setaffinity};
 use sluice_dataplane::{
     ListenerId, MeshPort, Progress, Routes, Slow, SocketId, Tun, UdpSocket, UserPath, mesh,
 };
@@ -15,7 +15,7 @@ use sluice_spi::{
     PeerAddr, Released, Resumption, ShardId, Shards, Transport,
 };
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::Arc;
@@ -23,6 +23,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub const LISTENER: ListenerId = ListenerId(3);
+
+/// How long a test waits for what has to come: no machine is so slow, and only a failure takes as long.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A network namespace that lives as long as this and what was made in it.
 pub struct Netns(File);
@@ -65,11 +68,34 @@ impl Netns {
 
     /// Runs a command within the namespace.
     pub fn run(&self, command: &str) {
-        self.within(|| run(command));
+        self.output(command);
+    }
+
+    /// Runs a command within the namespace, and gives what it wrote.
+    fn output(&self, command: &str) -> String {
+        self.within(|| run(command))
+    }
+
+    /// Gives a device an address, such as `10.9.1.1/16`, and waits until packets to it are taken in. The kernel makes
+    /// an IPv6 address a local one in a work queue of its own, some time after the command has returned, and until
+    /// then drops what comes for it.
+    pub fn add_address(&self, device: &str, address: &str) {
+        if !address.contains(':') {
+            return self.run(&format!("ip addr add {address} dev {device}"));
+        }
+        self.run(&format!("ip -6 addr add {address} dev {device} nodad"));
+        let host = address.split('/').next().unwrap();
+        let end = Instant::now() + PATIENCE;
+        while !self
+            .output(&format!("ip -6 route get {host}"))
+            .starts_with("local ")
+        {
+            assert!(Instant::now() < end, "{address} does not become local");
+        }
     }
 }
 
-fn run(command: &str) {
+fn run(command: &str) -> String {
     let mut words = command.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(
@@ -77,6 +103,34 @@ fn run(command: &str) {
         "{command}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Keeps this thread on the processor it runs on. What crosses the loopback device waits in a queue of the processor
+/// that sent it, so that only what one processor sent arrives in the order of sending.
+pub fn stay_on_one_cpu() {
+    let mut own = CpuSet::new();
+    own.set(sched_getcpu());
+    sched_setaffinity(None, &own).unwrap();
+}
+
+/// Waits until something can be read.
+pub fn readable(descriptor: impl AsFd) {
+    let mut waits = [PollFd::new(&descriptor, PollFlags::IN)];
+    let timeout = Timespec {
+        tv_sec: PATIENCE.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    assert_eq!(poll(&mut waits, Some(&timeout)).unwrap(), 1, "nothing comes");
+}
+
+/// The next datagram that comes to a socket, which may be a non-blocking one, and its sender.
+pub fn receive(socket: &StdSocket) -> (Vec<u8>, SocketAddr) {
+    readable(socket);
+    let mut buffer = vec![0; 70_000];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    buffer.truncate(length);
+    (buffer, from)
 }
 
 pub const MAGIC: u8 = 0xd5;
@@ -335,13 +389,13 @@ fn expect(progress: Progress) {
     }
 }
 
-/// Drives data planes until a condition holds; panics when it does not within a generous time.
+/// Drives data planes until a condition holds; panics when it does not within [`PATIENCE`].
 pub fn until(paths: &mut [&mut UserPath], what: &str, mut holds: impl FnMut(&mut [&mut UserPath]) -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     while !holds(paths) {
         if Instant::now() > end {
             let drops: Vec<_> = paths.iter().map(|path| reasons(path)).collect();
-            panic!("not within 20 s: {what}; dropped {drops:?}");
+            panic!("not within {PATIENCE:?}: {what}; dropped {drops:?}");
         }
         for path in paths.iter_mut() {
             drive(path);
