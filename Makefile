@@ -2,12 +2,16 @@
 CARGO ?= cargo
 export SLUICE_BIN ?= $(CURDIR)/target/release/sluice
 
-.PHONY: all build deb test test-deps test-unit test-interop lint bench drill fuzz clean
+.PHONY: all build tools deb test test-deps test-unit test-interop lint bench drill fuzz clean
 
 all: build
 
 build:
 	$(CARGO) build --release
+
+# What puts load on a gateway and measures it, beside the gateway.
+tools: build
+	$(CARGO) build --release -p sluice-tests --bins
 
 # The Debian package, in target/debian.
 deb: build
@@ -24,17 +28,17 @@ lint:
 test-unit:
 	$(CARGO) test --workspace --exclude sluice-tests --quiet
 
-test-interop: build
+test-interop: tools
 	$(CARGO) test -p sluice-tests -- --test-threads=1 --nocapture
 
 test: test-deps lint test-unit test-interop
 
 # Measures the gateway (as root, about six minutes) and writes tests/bench/RESULTS.md.
-bench: test-deps build
+bench: test-deps tools
 	target/release/measure
 
 # Fault drills and storms at full count (as root, about a quarter of an hour); writes tests/drill/RESULTS.md.
-drill: test-deps build
+drill: test-deps tools
 	target/release/drill
 
 # A minute of every fuzz target; needs `cargo install cargo-fuzz`. A short seeded run of each is part of `make test`.

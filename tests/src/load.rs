@@ -105,7 +105,7 @@ impl Load {
     /// A program built together with the gateway.
     pub fn program(name: &str) -> PathBuf {
         let path = Gateway::binary().with_file_name(name);
-        assert!(path.exists(), "{} is not there: make build", path.display());
+        assert!(path.exists(), "{} is not there: make tools", path.display());
         path
     }
 

@@ -43,6 +43,8 @@ pub struct Change {
 /// which is always right.
 const IMPACTS: &[(&str, Impact)] = &[
     ("limits.", Impact::NewSessions),
+    ("policy.", Impact::NewSessions),
+    ("rule[", Impact::NewSessions),
     ("limits.history", Impact::Now),
     ("log.level", Impact::Now),
     ("pools.", Impact::NewSessions),

@@ -51,13 +51,31 @@ fn addresses(session: &Session) -> String {
     addresses.join(" ")
 }
 
-fn down(session: &Session) {
+/// Where a connection was to lead; tunnels lead to all the world.
+fn destination(session: &Session) -> Option<&str> {
+    let target = session.facts.iter().find(|(name, _)| *name == "target");
+    target.map(|(_, value)| value)
+}
+
+fn down(session: &Session, left_out: Option<u64>) {
     let (counters, end) = (&session.counters, session.end.as_ref());
     let cause = end.map_or("", |end| end.cause.as_str());
     let (code, why) = end.map_or(("", ""), |end| (end.code, end.text.as_str()));
     let (rx_bytes, tx_bytes) = (counters.rx_bytes, counters.tx_bytes);
+    let destination = destination(session);
     match session.established {
-        Some(_) => tracing::info!(cause, code, rx_bytes, tx_bytes, "session ended: {why}"),
+        Some(_) => tracing::info!(
+            cause,
+            code,
+            destination,
+            rx_bytes,
+            tx_bytes,
+            "session ended: {why}"
+        ),
+        // The one line that there is about a connection; tunnels have others.
+        None if session.tunnel.is_none() => {
+            tracing::info!(cause, code, left_out, "connection refused: {why}")
+        }
         None => tracing::debug!(cause, code, "session set-up ended: {why}"),
     }
 }
@@ -116,11 +134,20 @@ impl Observer for EventLog {
                     });
                 }),
             },
+            EngineEvent::SessionUp(session) if session.tunnel.is_none() => {
+                let destination = destination(session);
+                about(session, || tracing::debug!(destination, "connection established"));
+            }
             EngineEvent::SessionUp(session) => {
                 let addresses = addresses(session);
                 about(session, || tracing::info!(addresses, "session established"));
             }
-            EngineEvent::SessionDown(session) => about(session, || down(session)),
+            EngineEvent::SessionDown(session) if session.established.is_none() => {
+                self.limited(session.peer.remote, |left_out| {
+                    about(session, || down(session, left_out));
+                });
+            }
+            EngineEvent::SessionDown(session) => about(session, || down(session, None)),
             EngineEvent::CallFailed { label, reason } => {
                 tracing::info!(label, "a call could not be placed: {reason}");
             }

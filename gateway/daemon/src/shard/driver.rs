@@ -9,8 +9,10 @@ use super::wheel::Wheel;
 use super::{Authority, Counters, Plane};
 use crate::admin::Traces;
 use crate::logs::Limiter;
+use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use sluice_auth::{Profile, RejectReason};
+use sluice_auth::policy::{Command, Policy, Request, Subject};
+use sluice_auth::{Profile, RejectReason, Verdict};
 use sluice_core::{Engine, Now, Origin, RestoredTunnel, SessionId, TunnelId};
 use sluice_spi::{
     Accepted, Direction, Entropy, Event, Factory, Front, Input, LocalRef, Machine, MachineKey, Module, Open,
@@ -64,6 +66,8 @@ pub struct Parts<P> {
     pub entropy: Box<dyn Entropy>,
     /// Where what is seen of traced sessions goes.
     pub traces: Arc<Traces>,
+    /// Who may do what.
+    pub policy: Arc<ArcSwap<Policy>>,
     /// The listeners.
     pub listeners: Vec<Listener>,
 }
@@ -77,6 +81,7 @@ pub struct Driver<P> {
     pub(super) counters: Box<dyn Counters>,
     pub(super) entropy: Box<dyn Entropy>,
     pub(super) traces: Arc<Traces>,
+    policy: Arc<ArcSwap<Policy>>,
     pub(super) listeners: Vec<Listener>,
     pub(super) slots: Slots,
     by_key: HashMap<(usize, MachineKey), u32>,
@@ -106,6 +111,7 @@ impl<P: Plane> Driver<P> {
             counters: parts.counters,
             entropy: parts.entropy,
             traces: parts.traces,
+            policy: parts.policy,
             listeners: parts.listeners,
             slots: Slots::default(),
             by_key: HashMap::new(),
@@ -181,8 +187,7 @@ impl<P: Plane> Driver<P> {
         let alive = self.slots.generation(ticket.slot) == ticket.generation
             && self.by_session.get(&ticket.session) == Some(&(ticket.slot, ticket.local));
         if alive {
-            self.note_profile(ticket.slot, ticket.local, &result);
-            let verdict = self.engine.authorize(ticket.session, result, now);
+            let verdict = self.authorize(ticket.slot, ticket.local, ticket.session, result, now);
             self.input(
                 ticket.slot,
                 Input::AuthVerdict {
@@ -192,6 +197,37 @@ impl<P: Plane> Driver<P> {
                 now,
             );
         }
+    }
+
+    /// What a session is told about its peer's credentials: the backend's answer, if policy lets the user in.
+    pub(super) fn authorize(
+        &mut self,
+        slot: u32,
+        local: LocalRef,
+        session: SessionId,
+        answer: Result<Profile, RejectReason>,
+        now: Now,
+    ) -> Verdict {
+        let answer = answer.and_then(|profile| match self.may_be(slot, local, &profile) {
+            true => Ok(profile),
+            false => Err(RejectReason::NotPermitted),
+        });
+        self.note_profile(slot, local, &answer);
+        self.engine.authorize(session, answer, now)
+    }
+
+    fn may_be(&self, slot: u32, local: LocalRef, profile: &Profile) -> bool {
+        let Some(tunnel) = self.slots.get(slot) else {
+            return false;
+        };
+        let request = Request {
+            command: Command::Session,
+            listener: &tunnel.origin.listener,
+            protocol: tunnel.origin.protocol,
+            client: tunnel.sessions.get(&local).map(|entry| entry.from),
+            user: Some(Subject::from(profile)),
+        };
+        self.policy.load().decide_session(&request).allowed()
     }
 
     /// Takes a tunnel's machine from its checkpoint. One that cannot be used is set aside by the engine.

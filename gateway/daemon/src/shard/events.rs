@@ -171,8 +171,7 @@ impl<P: Plane> Driver<P> {
             }
             None => Err(RejectReason::Unavailable),
         };
-        self.note_profile(slot, local, &result);
-        let verdict = self.engine.authorize(session, result, now);
+        let verdict = self.authorize(slot, local, session, result, now);
         self.give(
             slot,
             Input::AuthVerdict {

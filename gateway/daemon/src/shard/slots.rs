@@ -5,7 +5,7 @@ use sluice_auth::Profile;
 use sluice_core::{Origin, SessionId, TunnelId};
 use sluice_spi::{DataPath, LocalRef, Machine, MachineKey, PathKey, PathRef, PathStats, PeerAddr};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 /// A machine with what the engine and the data plane know of it.
@@ -61,6 +61,8 @@ pub(super) struct Session {
     pub(super) rx_packets: u64,
     /// What names its packets on the listener, once it had a path.
     pub(super) key: Option<PathKey>,
+    /// The address of what is at the other end.
+    pub(super) from: IpAddr,
     /// Who is at the other end, for log lines.
     pub(super) peer: String,
     pub(super) user: String,
@@ -75,6 +77,7 @@ impl Session {
             carried: None,
             rx_packets: 0,
             key: None,
+            from: peer.remote.ip(),
             peer: peer.remote.to_string(),
             user,
         }

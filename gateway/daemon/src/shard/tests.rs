@@ -203,6 +203,7 @@ fn observed_gateway(
         counters: Box::new(Counted::default()),
         entropy: Box::new(Seeded::new(3)),
         traces: Arc::default(),
+        policy: Arc::default(),
         listeners: vec![Listener {
             origin,
             module,

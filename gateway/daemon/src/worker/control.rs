@@ -1,6 +1,6 @@
 //! The running gateway, as the admin plane asks about it.
 
-use super::{network, state};
+use super::{network, reach, state};
 use crate::admin::{
     Answer, Applied, Certificate, Control, ControlError, HostChange, ListenerStatus, PlaceCall, Reason,
     RuntimeStatus, ServiceStatus, ShardStatus,
@@ -8,6 +8,8 @@ use crate::admin::{
 use crate::config::{Change, Config};
 use crate::logs::Level;
 use crate::shard::{Remote, Silent};
+use arc_swap::ArcSwap;
+use sluice_auth::policy::Policy;
 use sluice_core::{Engine, PoolConfig, SessionId, Tunnel, TunnelId, TunnelQuery};
 use sluice_dataplane::Routes;
 use sluice_registry::MODULES;
@@ -42,6 +44,7 @@ pub(super) struct Running {
     pub(super) engine: Arc<Engine>,
     pub(super) store: Arc<Store>,
     pub(super) routes: Arc<Routes>,
+    pub(super) policy: Arc<ArcSwap<Policy>>,
     pub(super) shards: Vec<Remote>,
     pub(super) config: Arc<Config>,
     pub(super) path: Option<PathBuf>,
@@ -182,6 +185,8 @@ impl Running {
             notes.push(format!("the level of the log stays as it was: {error}"));
         }
         add_routes(&self.routes, &config);
+        let listening = self.addresses.iter().map(|one| one.address);
+        self.policy.store(Arc::new(reach::policy(&config, listening)));
         let report = self.engine.reconfigure(config.engine.clone());
         let former = self.host().pools.clone();
         if self.device.on && former != config.engine.pools {

@@ -1,7 +1,6 @@
 //! What connections may reach and how, as the shards share it.
 
 use super::CannotStart;
-use super::sockets::Listening;
 use crate::config::Config;
 use crate::host;
 use sluice_auth::policy::{Own, Policy};
@@ -18,10 +17,8 @@ pub(super) fn egress(config: &Config) -> Result<Arc<Egress>, CannotStart> {
 }
 
 /// The policy of a gateway that listens where this one does: its own listeners are behind a wall of their own.
-pub(super) fn policy(config: &Config, listening: &[Listening]) -> Policy {
+pub(super) fn policy(config: &Config, listening: impl Iterator<Item = SocketAddr>) -> Policy {
     let listeners: Vec<SocketAddr> = listening
-        .iter()
-        .map(|one| one.address)
         .chain(config.admin.listen)
         .chain(config.metrics.listen)
         .collect();

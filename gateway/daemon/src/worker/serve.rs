@@ -230,10 +230,12 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
     let restored = shards::recall(&engine, records, &config, shards);
     let routes = Arc::new(Routes::new(OUTSIDE_POOLS));
     add_routes(&routes, &config);
+    let listening = prepared.listening.iter().map(|one| one.address);
+    let policy = Arc::new(ArcSwap::from_pointee(reach::policy(&config, listening)));
     let shared = Shared {
         egress: reach::egress(&config)?,
         reach: Arc::new(config.egress.clone()),
-        policy: Arc::new(ArcSwap::from_pointee(reach::policy(&config, &prepared.listening))),
+        policy: policy.clone(),
         engine: engine.clone(),
         authenticator: Arc::new(authenticator(&config, &users, &metrics)),
         metrics: metrics.clone(),
@@ -250,6 +252,7 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
         engine: engine.clone(),
         store: store.clone(),
         routes,
+        policy,
         shards: remotes.clone(),
         config: config.clone(),
         path: prepared.path.clone(),

@@ -197,6 +197,7 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Vec<(usize, Resto
         counters: Box::new(Counted(setup.metrics.clone())),
         entropy: setup.entropy,
         traces: setup.traces,
+        policy: setup.policy.clone(),
         listeners,
     };
     let metrics = setup.metrics.clone();
