@@ -266,7 +266,7 @@ fn machines_have_no_way_to_the_outside() {
             .any(|id| graph.name(id) == "tokio"),
         "the keeper has no async"
     );
-    // Of the data plane only the relay of streams is made of tasks.
+    // Of the data plane only the relays are made of tasks.
     for (name, text) in files() {
         let sources = name.strip_prefix("gateway/dataplane/src/");
         let is_sync = sources.is_some_and(|path| !path.starts_with("relay/"));

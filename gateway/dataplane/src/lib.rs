@@ -9,7 +9,8 @@
 //!   destination address, and sent as trains (`sendmmsg`, `UDP_SEGMENT`).
 //! * [`Routes`] says which shard's path an address belongs to; [`mesh`] joins the shards for the rare packet that
 //!   came to the wrong one.
-//! * [`relay`] joins two TCP streams, on tasks of the shard's runtime.
+//! * [`relay`] joins two TCP streams, and [`relay::datagrams`] a client and its targets, on tasks of the shard's
+//!   runtime.
 //!
 //! Per packet nothing is allocated, logged or locked, and nothing shared is written. Counters are plain numbers of
 //! the shard, read by the driver from time to time. No packet, however malformed, can cause a panic.

@@ -30,11 +30,11 @@ impl Arena {
         }
     }
 
-    /// Receives a batch; gives the number of trains.
-    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    /// Receives a batch of at most `most` trains, from 1 to [`RECV_BATCH`]; gives their number.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket, most: usize) -> io::Result<usize> {
         let (buffers, _) = self
             .bytes
-            .split_at_mut_checked(Self::STASH_START)
+            .split_at_mut_checked(most.clamp(1, RECV_BATCH) * BUFFER)
             .ok_or(io::ErrorKind::OutOfMemory)?;
         udp::receive(socket.as_fd(), buffers, BUFFER, &mut self.received)
     }

@@ -47,7 +47,9 @@ pub(crate) enum Sent {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SendStats {
     pub calls: u64,
+    /// Datagrams that the kernel took, and their octets.
     pub datagrams: u64,
+    pub bytes: u64,
 }
 
 /// A queue of one socket.
@@ -70,17 +72,33 @@ impl SendQueue {
         &mut self.bytes
     }
 
+    /// Takes back what was appended to the buffer since it was `start` long.
+    pub(crate) fn discard(&mut self, start: usize) {
+        self.bytes.truncate(start);
+    }
+
+    /// Datagrams that wait.
+    pub(crate) fn datagrams(&self) -> u64 {
+        let waiting = self.trains.get(self.head..).unwrap_or_default();
+        waiting.iter().map(|train| u64::from(train.count)).sum()
+    }
+
     /// Queues what was appended to the buffer since it was `start` long. Nothing happens where nothing was.
     pub(crate) fn commit(&mut self, start: usize, peer: PeerAddr) {
-        let length = self.bytes.len().saturating_sub(start);
-        if length == 0 {
-            return;
+        if self.bytes.len() > start {
+            self.commit_any(start, peer);
         }
+    }
+
+    /// The same, but where nothing was appended, an empty datagram is queued.
+    pub(crate) fn commit_any(&mut self, start: usize, peer: PeerAddr) {
+        let length = self.bytes.len().saturating_sub(start);
         let is_last_unsent = self.trains.len() > self.head;
         if let Some(last) = self.trains.last_mut().filter(|last| {
             is_last_unsent
                 && !last.closed
                 && last.peer == peer
+                && length > 0
                 && length <= last.segment
                 && last.count < MAX_TRAIN
                 && last.length + length <= MAX_TRAIN_BYTES
@@ -95,7 +113,7 @@ impl SendQueue {
             length,
             segment: length,
             count: 1,
-            closed: false,
+            closed: length == 0,
             peer,
         });
     }
@@ -112,7 +130,7 @@ impl SendQueue {
     }
 
     /// Sends what waits.
-    pub(crate) fn flush(&mut self, socket: &mut UdpSocket, stats: &mut SendStats, drops: &mut Drops) -> Sent {
+    pub(crate) fn flush(&mut self, socket: &UdpSocket, stats: &mut SendStats, drops: &mut Drops) -> Sent {
         while self.head < self.trains.len() {
             let result = if socket.segments() {
                 self.send_trains(socket, stats)
@@ -149,8 +167,10 @@ impl SendQueue {
         }
         stats.calls += 1;
         let sent = udp::send(socket.as_fd(), batch.get(..count).unwrap_or_default())?;
-        let left = waiting.iter().take(sent);
-        stats.datagrams += left.map(|train| u64::from(train.count)).sum::<u64>();
+        for train in waiting.iter().take(sent) {
+            stats.datagrams += u64::from(train.count);
+            stats.bytes += train.length as u64;
+        }
         self.head += sent.max(1).min(count);
         Ok(())
     }
@@ -166,7 +186,10 @@ impl SendQueue {
             .unwrap_or_default();
         let mut batch = [NOTHING; SEND_BATCH];
         let mut count = 0;
-        for (place, datagram) in batch.iter_mut().zip(bytes.chunks(train.segment.max(1))) {
+        // An empty datagram is no piece of its bytes.
+        let empty = bytes.is_empty().then_some(bytes);
+        let datagrams = bytes.chunks(train.segment.max(1)).chain(empty);
+        for (place, datagram) in batch.iter_mut().zip(datagrams) {
             *place = Outgoing {
                 bytes: datagram,
                 segment: 0,
@@ -178,12 +201,14 @@ impl SendQueue {
         stats.calls += 1;
         let sent = udp::send(socket.as_fd(), batch.get(..count).unwrap_or_default())?;
         stats.datagrams += sent as u64;
-        let skipped: usize = batch.iter().take(sent.max(1)).map(|out| out.bytes.len()).sum();
+        let sent = sent.max(1);
+        let skipped: usize = batch.iter().take(sent).map(|out| out.bytes.len()).sum();
+        stats.bytes += skipped as u64;
         train.closed = true;
         train.start += skipped;
         train.length -= skipped.min(train.length);
-        train.count = train.count.saturating_sub(sent.max(1) as u16);
-        if train.length == 0 {
+        train.count = train.count.saturating_sub(sent as u16);
+        if train.count == 0 {
             self.head += 1;
         }
         Ok(())
@@ -192,7 +217,7 @@ impl SendQueue {
     /// Deals with an error about the first train.
     fn recover(
         &mut self,
-        socket: &mut UdpSocket,
+        socket: &UdpSocket,
         stats: &mut SendStats,
         drops: &mut Drops,
         error: &io::Error,
@@ -209,12 +234,8 @@ impl SendQueue {
         }
         // One by one: either the train is too large for the path now, or the error is of an earlier datagram,
         // or of one of these.
-        let mut tries = 0;
-        while self
-            .trains
-            .get(self.head)
-            .is_some_and(|current| current.start < train.start + train.length)
-        {
+        let (failed, mut tries) = (self.head, 0);
+        while self.head == failed {
             match self.send_singly(socket, stats) {
                 Ok(()) => tries = 0,
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Sent::Blocked,
@@ -239,7 +260,7 @@ impl SendQueue {
         train.start += skipped;
         train.length -= skipped;
         train.count = train.count.saturating_sub(1);
-        if train.length == 0 {
+        if train.count == 0 {
             self.head += 1;
         }
     }
@@ -298,6 +319,48 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_datagram_is_queued_only_where_it_is_meant() {
+        let mut queue = SendQueue::default();
+        queue.commit(0, peer(1));
+        assert_eq!(queue.datagrams(), 0);
+        assert!(queue.push(peer(1), &[0; 10], 100));
+        for _ in 0..2 {
+            queue.commit_any(queue.len(), peer(1));
+        }
+        assert!(queue.push(peer(1), &[0; 10], 100));
+        let made: Vec<_> = queue
+            .trains
+            .iter()
+            .map(|train| (train.length, train.count))
+            .collect();
+        assert_eq!(made, [(10, 1), (0, 1), (0, 1), (10, 1)]);
+        assert_eq!(queue.datagrams(), 4);
+    }
+
+    #[test]
+    fn empty_datagrams_arrive_and_where_they_cannot_are_counted() {
+        for trains in [true, false] {
+            let (socket, receiver, ends) = sockets();
+            if !trains {
+                socket.disable_segmentation();
+            }
+            let (mut queue, mut stats, mut drops): (SendQueue, SendStats, Drops) = Default::default();
+            let unusable = PeerAddr {
+                remote: ([255, 255, 255, 255], 9).into(),
+                ..ends
+            };
+            queue.commit_any(0, unusable);
+            queue.commit_any(0, ends);
+            fill(&mut queue, ends, 1);
+            assert_eq!(queue.flush(&socket, &mut stats, &mut drops), Sent::All);
+            assert_eq!(receiver.recv(&mut [0; 10]).unwrap(), 0);
+            received(&receiver, 1);
+            assert_eq!((stats.datagrams, stats.bytes), (2, 199));
+            assert_eq!(drops.count(Dropped::SendFailed), 1);
+        }
+    }
+
+    #[test]
     fn a_full_queue_refuses() {
         let mut queue = SendQueue::default();
         assert!(queue.push(peer(1), &[0; 60], 100));
@@ -338,13 +401,13 @@ mod tests {
     #[test]
     fn trains_and_single_datagrams_arrive_alike() {
         for trains in [true, false] {
-            let (mut socket, receiver, ends) = sockets();
+            let (socket, receiver, ends) = sockets();
             if !trains {
                 socket.disable_segmentation();
             }
             let (mut queue, mut stats, mut drops) = Default::default();
             fill(&mut queue, ends, 100);
-            assert_eq!(queue.flush(&mut socket, &mut stats, &mut drops), Sent::All);
+            assert_eq!(queue.flush(&socket, &mut stats, &mut drops), Sent::All);
             received(&receiver, 100);
             assert_eq!(stats.datagrams, 100);
             assert_eq!(stats.calls == 1, trains);
@@ -354,23 +417,20 @@ mod tests {
 
     #[test]
     fn a_device_without_checksums_ends_trains_for_good() {
-        let (mut socket, receiver, ends) = sockets();
+        let (socket, receiver, ends) = sockets();
         let (mut queue, mut stats, mut drops): (SendQueue, _, _) = Default::default();
         fill(&mut queue, ends, 50);
         let error = io::Error::from_raw_os_error(libc::EIO);
-        assert_eq!(
-            queue.recover(&mut socket, &mut stats, &mut drops, &error),
-            Sent::All
-        );
+        assert_eq!(queue.recover(&socket, &mut stats, &mut drops, &error), Sent::All);
         received(&receiver, 50);
         assert!(!socket.segments());
-        assert_eq!(queue.flush(&mut socket, &mut stats, &mut drops), Sent::All);
+        assert_eq!(queue.flush(&socket, &mut stats, &mut drops), Sent::All);
         assert_eq!((stats.datagrams, drops.count(Dropped::SendFailed)), (50, 0));
     }
 
     #[test]
     fn what_cannot_be_sent_is_counted_and_does_not_keep_the_rest() {
-        let (mut socket, receiver, ends) = sockets();
+        let (socket, receiver, ends) = sockets();
         let (mut queue, mut stats, mut drops) = Default::default();
         let unusable = PeerAddr {
             remote: ([255, 255, 255, 255], 9).into(),
@@ -385,7 +445,7 @@ mod tests {
             ));
         }
         fill(&mut queue, ends, 3);
-        assert_eq!(queue.flush(&mut socket, &mut stats, &mut drops), Sent::All);
+        assert_eq!(queue.flush(&socket, &mut stats, &mut drops), Sent::All);
         received(&receiver, 3);
         assert_eq!((stats.datagrams, drops.count(Dropped::SendFailed)), (3, 3));
         assert!(socket.segments());

@@ -3,9 +3,10 @@
 use crate::sys;
 use sluice_spi::{Module, Shards};
 use socket2::{Domain, Protocol, Socket, Type};
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Octets asked for the receive and the send buffer of each socket: a burst of 64 KiB trains from many peers, at
 /// the kernel's doubled accounting. Without CAP_NET_ADMIN the limit of `net.core.rmem_max` holds.
@@ -16,9 +17,9 @@ pub const SOCKET_BUFFER: usize = 8 << 20;
 pub struct UdpSocket {
     socket: Socket,
     bound: SocketAddr,
-    gso: bool,
+    gso: Cell<bool>,
     gro: bool,
-    reported: bool,
+    reported: Cell<bool>,
 }
 
 impl UdpSocket {
@@ -73,10 +74,7 @@ impl UdpSocket {
     }
 
     fn prepare(socket: Socket) -> io::Result<UdpSocket> {
-        let bound = socket
-            .local_addr()?
-            .as_socket()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an internet socket"))?;
+        let bound = bound(&socket)?;
         let fd = socket.as_fd();
         let set = |level, option, value| sys::udp::set_option(fd, level, option, value);
         // Don't Fragment while a packet fits what the path is known to carry; fragments of our own beyond that.
@@ -94,11 +92,21 @@ impl UdpSocket {
             set(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
         }
         let wanted = libc::c_int::try_from(SOCKET_BUFFER).unwrap_or(libc::c_int::MAX);
-        if set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
-            socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-        }
         if set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted).is_err() {
             socket.set_send_buffer_size(SOCKET_BUFFER)?;
+        }
+        Self::batching(socket, SOCKET_BUFFER)
+    }
+
+    /// A bound and non-blocking socket without the options of a listener: errors that the network reports are not
+    /// told. `buffer` octets are asked for its receive buffer.
+    pub(crate) fn batching(socket: Socket, buffer: usize) -> io::Result<UdpSocket> {
+        let bound = bound(&socket)?;
+        let fd = socket.as_fd();
+        let set = |level, option, value| sys::udp::set_option(fd, level, option, value);
+        let wanted = libc::c_int::try_from(buffer).unwrap_or(libc::c_int::MAX);
+        if set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
+            socket.set_recv_buffer_size(buffer)?;
         }
         // Kernels from 5.0 on have both; without them each datagram crosses alone.
         let gro = set(libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
@@ -106,9 +114,9 @@ impl UdpSocket {
         Ok(UdpSocket {
             socket,
             bound,
-            gso,
+            gso: Cell::new(gso),
             gro,
-            reported: false,
+            reported: Cell::new(false),
         })
     }
 
@@ -137,7 +145,7 @@ impl UdpSocket {
     /// Whether the kernel cuts trains of datagrams for us. Ends for good when it once could not, because the
     /// egress device computes no checksums.
     pub fn segments(&self) -> bool {
-        self.gso
+        self.gso.get()
     }
 
     /// Whether the kernel hands us trains of datagrams as one.
@@ -146,17 +154,34 @@ impl UdpSocket {
     }
 
     /// Notes that a call gave an error that may be a report about an earlier datagram.
-    pub(crate) fn note_error(&mut self) {
-        self.reported = true;
+    pub(crate) fn note_error(&self) {
+        self.reported.set(true);
     }
 
     /// Whether there may be something in the error queue.
-    pub(crate) fn take_noted(&mut self) -> bool {
-        std::mem::take(&mut self.reported)
+    pub(crate) fn take_noted(&self) -> bool {
+        self.reported.take()
     }
 
     /// Sends every datagram alone from now on.
-    pub(crate) fn disable_segmentation(&mut self) {
-        self.gso = false;
+    pub(crate) fn disable_segmentation(&self) {
+        self.gso.set(false);
+    }
+}
+
+fn bound(socket: &Socket) -> io::Result<SocketAddr> {
+    let bound = socket.local_addr()?.as_socket();
+    bound.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an internet socket"))
+}
+
+impl AsRawFd for UdpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl From<UdpSocket> for OwnedFd {
+    fn from(socket: UdpSocket) -> Self {
+        socket.socket.into()
     }
 }

@@ -102,7 +102,7 @@ impl UserPath {
             return Err(io::ErrorKind::NotFound.into());
         };
         let bound = listening.socket.local_addr();
-        let trains = self.arena.receive(&listening.socket)?.min(RECV_BATCH);
+        let trains = self.arena.receive(&listening.socket, RECV_BATCH)?.min(RECV_BATCH);
         self.totals.receive_calls += 1;
         let mut datagrams = 0;
         for train in 0..trains {

@@ -316,9 +316,9 @@ impl UserPath {
 
 /// Sends what waits for one socket.
 pub(crate) fn flush_socket(listening: &mut Listening, sends: &mut SendStats, drops: &mut Drops) {
-    let mut sent = listening.control.flush(&mut listening.socket, sends, drops);
+    let mut sent = listening.control.flush(&listening.socket, sends, drops);
     if sent == Sent::All {
-        sent = listening.data.flush(&mut listening.socket, sends, drops);
+        sent = listening.data.flush(&listening.socket, sends, drops);
     }
     listening.blocked = sent == Sent::Blocked;
 }

@@ -63,13 +63,44 @@ pub(super) enum Wish {
     Pause,
 }
 
+/// The way by which an owner asks something of a relay's task.
+#[derive(Default)]
+pub(super) struct Wishes {
+    wish: Cell<Option<Wish>>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Wishes {
+    /// What is asked for. The task is woken when something is.
+    pub(super) fn poll(&self, cx: &Context<'_>) -> Option<Wish> {
+        let waker = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
+        self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
+        self.wish.get()
+    }
+
+    /// Asks for it.
+    pub(super) fn ask(&self, wish: Wish) {
+        // An end is final; a pause is not asked for over it.
+        if self.wish.get() != Some(Wish::End) {
+            self.wish.set(Some(wish));
+        }
+        self.wake();
+    }
+
+    /// Has the task look around.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
 /// What a relay and its owner share.
 pub(super) struct Meter {
     up: Counts,
     down: Counts,
     active: Cell<Instant>,
-    wish: Cell<Option<Wish>>,
-    waker: Cell<Option<Waker>>,
+    wishes: Wishes,
 }
 
 impl Meter {
@@ -78,8 +109,7 @@ impl Meter {
             up: Counts::default(),
             down: Counts::default(),
             active: Cell::new(active),
-            wish: Cell::new(None),
-            waker: Cell::new(None),
+            wishes: Wishes::default(),
         })
     }
 
@@ -108,19 +138,7 @@ impl Meter {
 
     /// What is asked for. The task is woken when something is.
     pub(super) fn poll_wish(&self, cx: &Context<'_>) -> Option<Wish> {
-        let waker = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
-        self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
-        self.wish.get()
-    }
-
-    fn ask(&self, wish: Wish) {
-        // An end is final; a pause is not asked for over it.
-        if self.wish.get() != Some(Wish::End) {
-            self.wish.set(Some(wish));
-        }
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        self.wishes.poll(cx)
     }
 }
 
@@ -137,13 +155,13 @@ impl Handle {
     /// Asks the relay to end, with [`Cause::Asked`](super::Cause::Asked): its task gives
     /// [`Outcome::Ended`](super::Outcome::Ended) when it runs next. Too late where it has ended already.
     pub fn end(&self) {
-        self.0.ask(Wish::End);
+        self.0.wishes.ask(Wish::End);
     }
 
     /// Asks the relay to stop for a handover: its task gives [`Outcome::Parked`](super::Outcome::Parked) when it
     /// runs next. Too late where it has ended already.
     pub fn pause(&self) {
-        self.0.ask(Wish::Pause);
+        self.0.wishes.ask(Wish::Pause);
     }
 }
 

@@ -25,7 +25,8 @@ pub trait Limit {
     fn allow(&mut self, want: usize, now: Instant) -> Allowance;
 
     /// So many bytes were read, at most what was allowed; possibly none. Bytes that the relay was given at its start
-    /// are told here without having been asked for.
+    /// are told here without having been asked for, and a relay of datagrams, whose lengths are known only when they
+    /// were read, may have read more: both are a debt.
     fn spent(&mut self, bytes: usize, now: Instant);
 }
 

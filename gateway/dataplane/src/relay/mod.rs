@@ -16,6 +16,7 @@
 //! Urgent data (RFC 9293, 3.8.5) loses its urgency. The socket's owner may set `SO_OOBINLINE`, so that the urgent
 //! byte itself is not lost.
 
+pub mod datagrams;
 mod flow;
 mod handle;
 mod limit;

@@ -163,11 +163,11 @@ impl ParkedFlow {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).map_or(MAX_DURATION, |millis| millis.min(MAX_DURATION))
 }
 
-fn duration(body: &mut Reader<'_>) -> Result<Option<Duration>, CheckpointError> {
+pub(super) fn duration(body: &mut Reader<'_>) -> Result<Option<Duration>, CheckpointError> {
     match body.u64()? {
         NO_DURATION => Ok(None),
         millis if millis <= MAX_DURATION => Ok(Some(Duration::from_millis(millis))),

@@ -14,15 +14,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a test as a shard runs its connections.
-fn on_one_thread(test: impl Future<Output = ()>) {
+pub(super) fn on_one_thread(test: impl Future<Output = ()>) {
     in_virtual_time(async { tokio::time::timeout(LIMIT, test).await.expect("in time") });
 }
 
 /// The same for a test that sets the clock; it does not wait for anything but what it does itself.
-fn in_virtual_time(test: impl Future<Output = ()>) {
+pub(super) fn in_virtual_time(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -101,7 +101,7 @@ fn pool() -> Rc<Pool> {
 }
 
 /// Lets all that is ready run.
-async fn settle() {
+pub(super) async fn settle() {
     for _ in 0..200 {
         yield_now().await;
     }
