@@ -1,7 +1,7 @@
 //! SOCKS as curl speaks it, against the gateway itself in a namespace of its own.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
-use sluice_tests::rig::{Gateway, Namespace, Running, ready};
+use sluice_tests::rig::{Gateway, Namespace, Running, ready, wait_for};
 use std::io::Read;
 use std::process::Stdio;
 use std::time::Duration;
@@ -30,7 +30,7 @@ hosts_file = "{dir}/hosts"
 name = "own-web"
 action = "allow"
 destinations = ["127.0.0.0/8", "::1/128"]
-ports = ["8000", "8001"]
+ports = ["8000", "8001", "9000"]
 "#;
 
 struct Case {
@@ -168,25 +168,40 @@ fn what_may_not_be_is_refused_with_its_code() {
     );
 }
 
+/// A slow download as bob: exit code 7 where it is cut off.
+const DOWNLOAD: &str = r#"
+import socket, sys, time
+s = socket.create_connection(('127.0.0.1', 1080))
+s.sendall(b'\x05\x01\x02')
+assert s.recv(2) == b'\x05\x02'
+user, password = b'bob', b'correct horse battery'
+s.sendall(b'\x01' + bytes([len(user)]) + user + bytes([len(password)]) + password)
+assert s.recv(2) == b'\x01\x00'
+s.sendall(b'\x05\x01\x00\x01\x7f\x00\x00\x01\x1f\x40')
+assert s.recv(10)[1] == 0
+s.sendall(b'GET /file HTTP/1.0\r\n\r\n')
+try:
+    while s.recv(1000):
+        time.sleep(0.01)
+except ConnectionResetError:
+    sys.exit(7)
+"#;
+
 #[test]
 fn a_disabled_user_is_off_at_once() {
     let Some(case) = Case::start() else { return };
-    let mut command = case.namespace.command("curl");
-    command.args([
-        "-s",
-        "-x",
-        "socks5://127.0.0.1:1080",
-        "--proxy-user",
-        AS_BOB,
-        "--limit-rate",
-        "10k",
-    ]);
-    command.arg("http://127.0.0.1:8000/file").stdout(Stdio::null());
-    let mut download = Running::start(&mut command, None);
-    case.gateway.wait_session();
+    let mut command = case.namespace.command("python3");
+    let mut download = Running::start(command.arg("-c").arg(DOWNLOAD), None);
+    wait_for("the download", Duration::from_secs(20), || {
+        let sessions = case.gateway.sessions();
+        sessions
+            .iter()
+            .any(|session| session["state"] == "established")
+            .then_some(())
+    });
     case.gateway.cli(&["users", "disable", "bob"]).unwrap();
-    let status = download.wait(Duration::from_secs(10));
-    assert!(!status.success());
+    let status = download.wait(Duration::from_secs(30));
+    assert_eq!(status.code(), Some(7));
     assert!(case.gateway.sessions().is_empty());
 }
 
@@ -220,4 +235,68 @@ fn a_client_that_says_all_at_once_and_ends_gets_its_answer() {
         String::from_utf8_lossy(&answer).contains("web.test"),
         "{answer:?}"
     );
+}
+
+/// A datagram there and back by name and by address, one from elsewhere that must not pass, one for a port that is
+/// denied, and the end of it all with the connection.
+const DATAGRAMS: &str = r#"
+import socket, threading
+echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+echo.bind(('127.0.0.1', 9000))
+denied = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+denied.bind(('127.0.0.1', 9001))
+denied.settimeout(0.5)
+def serve():
+    while True:
+        data, who = echo.recvfrom(65535)
+        echo.sendto(data.upper(), who)
+threading.Thread(target=serve, daemon=True).start()
+control = socket.create_connection(('127.0.0.1', 1080), source_address=('127.0.0.9', 0))
+control.sendall(b'\x05\x01\x00')
+assert control.recv(2) == b'\x05\x00'
+control.sendall(b'\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00')
+reply = control.recv(10)
+assert reply[:4] == b'\x05\x00\x00\x01', reply
+relay = (socket.inet_ntoa(reply[4:8]), int.from_bytes(reply[8:10], 'big'))
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.bind(('127.0.0.9', 0))
+client.settimeout(10)
+other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+other.bind(('127.0.0.8', 0))
+by_address = b'\x00\x00\x00\x01\x7f\x00\x00\x01' + (9000).to_bytes(2, 'big')
+by_name = b'\x00\x00\x00\x03\x08web.test' + (9000).to_bytes(2, 'big')
+to_denied = b'\x00\x00\x00\x01\x7f\x00\x00\x01' + (9001).to_bytes(2, 'big')
+other.sendto(by_address + b'stranger', relay)
+client.sendto(to_denied + b'denied', relay)
+for header, text in [(by_address, b'hello'), (by_name, b'by name'), (by_address, b'x' * 1400)]:
+    client.sendto(header + text, relay)
+    answer, who = client.recvfrom(65535)
+    assert who == relay and answer == by_address + text.upper(), answer
+for port in [denied]:
+    try:
+        print('passed:', port.recvfrom(100))
+        raise SystemExit(1)
+    except socket.timeout:
+        pass
+control.close()
+print('done')
+"#;
+
+#[test]
+fn datagrams_go_to_where_they_may_and_back() {
+    let Some(case) = Case::start() else { return };
+    let mut client = case.namespace.command("python3");
+    let output = client.arg("-c").arg(DATAGRAMS).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("done"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    wait_for("the end of the session", Duration::from_secs(10), || {
+        case.gateway.sessions().is_empty().then_some(())
+    });
+    let ended = case.last();
+    assert_eq!(ended["counters"]["rx_packets"], 3, "{ended}");
+    assert_eq!(ended["counters"]["tx_packets"], 3, "{ended}");
 }

@@ -51,6 +51,8 @@ pub enum Ask {
     Relay {
         /// For whom.
         session: SessionId,
+        /// The machine's name of the session.
+        local: LocalRef,
         /// Whose the session is; `None`: nobody authenticated.
         profile: Option<Rc<Profile>>,
         /// The new channel.
@@ -247,11 +249,12 @@ impl<P: Plane> Driver<P> {
                 from,
             }),
             Event::OpenRelay {
-                session,
+                session: local,
                 channel,
                 relay,
-            } => of(session).map(|(session, profile)| Ask::Relay {
+            } => of(local).map(|(session, profile)| Ask::Relay {
                 session,
+                local,
                 profile,
                 channel,
                 relay,

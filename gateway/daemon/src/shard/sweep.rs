@@ -62,7 +62,8 @@ impl<P: Plane> Driver<P> {
                 continue;
             };
             self.engine.update_counters(session.id, stats, now);
-            if stats.rx_packets != session.rx_packets {
+            // Machines of connections look after their own channels.
+            if session.path.is_some() && stats.rx_packets != session.rx_packets {
                 session.rx_packets = stats.rx_packets;
                 active.push(local);
             }

@@ -24,6 +24,7 @@ use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
 use sluice_auth_backends::Authenticator;
 use sluice_core::{Engine, Now, Origin, RestoredTunnel};
+use sluice_dataplane::relay::datagrams::DatagramPool;
 use sluice_dataplane::relay::{Pool, PoolConfig};
 use sluice_dataplane::{MeshPort, Routes, TunQueue, UdpSocket, UserPath};
 use sluice_egress::{Connector, Egress};
@@ -188,6 +189,8 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Vec<(usize, Resto
         .map(|queue| Watched::new(queue.as_fd()))
         .transpose()?;
     plane.set_tun(setup.tun);
+    let mut own_entropy = setup.entropy;
+    let entropy = own_entropy.fork();
     let (desk, answers) = Desk::new(setup.authenticator);
     let parts = Parts {
         shard: setup.shard,
@@ -195,7 +198,7 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Vec<(usize, Resto
         plane,
         authority: Box::new(desk),
         counters: Box::new(Counted(setup.metrics.clone())),
-        entropy: setup.entropy,
+        entropy: own_entropy,
         traces: setup.traces,
         policy: setup.policy.clone(),
         listeners,
@@ -215,6 +218,7 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Vec<(usize, Resto
         setup.reach,
         setup.policy,
         Pool::new(PoolConfig::default()),
+        DatagramPool::new(entropy),
         metrics,
     );
     for (source, listener) in streams {

@@ -4,6 +4,7 @@
 //! where their users may go and by which way.
 
 mod accept;
+mod datagrams;
 mod task;
 mod way;
 
@@ -13,6 +14,7 @@ use sluice_auth::HostName;
 use sluice_auth::policy::Policy;
 use sluice_core::Origin;
 use sluice_dataplane::relay::Pool;
+use sluice_dataplane::relay::datagrams::DatagramPool;
 use sluice_egress::{Connector, IpFamily};
 use sluice_metrics::Metrics;
 use sluice_spi::ChannelFailure;
@@ -36,6 +38,8 @@ pub(super) struct Streams {
     pub(super) policy: Arc<ArcSwap<Policy>>,
     /// The pipes and the buffer of joined streams.
     pub(super) pool: Rc<Pool>,
+    /// The memory of datagrams on their way.
+    pub(super) datagrams: Rc<DatagramPool>,
     /// What is counted.
     pub(super) metrics: Arc<Metrics>,
     /// Where what is read goes for a moment: nothing is awaited while it is in use.
@@ -49,6 +53,7 @@ impl Streams {
         reach: Arc<crate::config::Egress>,
         policy: Arc<ArcSwap<Policy>>,
         pool: Rc<Pool>,
+        datagrams: Rc<DatagramPool>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -57,6 +62,7 @@ impl Streams {
             reach,
             policy,
             pool,
+            datagrams,
             metrics,
             buffer: RefCell::new(vec![0; READ].into_boxed_slice()),
         })

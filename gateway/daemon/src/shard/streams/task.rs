@@ -1,6 +1,7 @@
 //! One connection: moving its bytes and doing what its machine asks for.
 
 use super::super::{Ask, Connection};
+use super::datagrams;
 use super::way::Question;
 use super::{Source, Streams};
 use bytes::{Buf, Bytes, BytesMut};
@@ -9,7 +10,8 @@ use sluice_auth::{Host, Profile};
 use sluice_dataplane::relay::{Cause, Handle, Options, Outcome, Relay, Side, Stats, Timeouts};
 use sluice_egress::{BindSpec, Endpoints, Failed, Request, Way};
 use sluice_spi::{
-    ChannelFailure, ChannelRef, Close, Input, JoinEnd, LocalRef, PathStats, PeerAddr, StreamEnd, Target,
+    ChannelFailure, ChannelRef, Close, Input, JoinEnd, LocalRef, PathStats, PeerAddr, RelaySpec, StreamEnd,
+    Target,
 };
 use std::future::poll_fn;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -46,12 +48,18 @@ enum Opened {
 
 type Opening = Pin<Box<dyn Future<Output = Opened>>>;
 
+/// Silence after which a relay of datagrams ends, where its connection does not end before: as long as joined
+/// streams may be silent.
+pub(super) const IDLE_DATAGRAMS: Duration = IDLE;
+
 /// The other channel of a connection.
 struct Other {
     channel: ChannelRef,
     opening: Option<Opening>,
     stream: Option<TcpStream>,
     timeouts: Timeouts,
+    /// Ends with this.
+    _datagrams: Option<datagrams::Relaying>,
 }
 
 /// One connection.
@@ -212,10 +220,13 @@ impl Task {
                 from,
                 ..
             } => self.begin(channel, self.listen(profile, from)),
-            Ask::Relay { channel, .. } => self.tell(Input::ChannelFailed {
+            Ask::Relay {
+                local,
                 channel,
-                failure: ChannelFailure::Resources,
-            }),
+                profile,
+                relay,
+                ..
+            } => self.relay_datagrams(local, channel, profile, *relay),
             Ask::Close(ChannelRef::FIRST, close) => self.close_client(close),
             Ask::Close(channel, close) => {
                 if let Some(other) = self.other.take_if(|other| other.channel == channel)
@@ -236,7 +247,35 @@ impl Task {
             opening: Some(opening),
             stream: None,
             timeouts: Timeouts::default(),
+            _datagrams: None,
         });
+    }
+
+    fn relay_datagrams(
+        &mut self,
+        session: LocalRef,
+        channel: ChannelRef,
+        profile: Option<Rc<Profile>>,
+        spec: RelaySpec,
+    ) {
+        let asker = self.asker(profile.as_deref());
+        let client = self.peer.remote.ip();
+        let questions = datagrams::questions(&self.streams, &self.source, client, profile);
+        let local = self.peer.local.ip().to_canonical();
+        match datagrams::open(&self.streams, spec, local, questions, asker) {
+            Ok((relay, local)) => {
+                let running = datagrams::start(&self.streams, &self.connection, session, relay);
+                self.other = Some(Other {
+                    channel,
+                    opening: None,
+                    stream: None,
+                    timeouts: Timeouts::default(),
+                    _datagrams: Some(running),
+                });
+                self.tell(Input::ChannelListening { channel, local });
+            }
+            Err(failure) => self.tell(Input::ChannelFailed { channel, failure }),
+        }
     }
 
     fn question(&self, profile: Option<Rc<Profile>>, command: Command) -> Question {

@@ -1,0 +1,146 @@
+//! Relays of datagrams that connections ask for (SOCKS UDP ASSOCIATE).
+
+use super::task::IDLE_DATAGRAMS;
+use super::way::Question;
+use super::{Source, Streams};
+use sluice_auth::Host;
+use sluice_dataplane::relay::datagrams::{
+    DatagramRelay, Decision, Handle, Options, Ports, Refusal, Resolve, Settings, Stats, Verdict,
+};
+use sluice_egress::Judge;
+use sluice_spi::{ChannelFailure, LocalRef, PathStats, RelaySpec, Target};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+/// Who decides where one relay may send to: the policy, asked for each target anew.
+struct Targets {
+    streams: Rc<Streams>,
+    make: Box<dyn Fn() -> Question>,
+    asker: u64,
+    /// Whether the client sends over IPv4.
+    ipv4: bool,
+}
+
+impl Resolve for Targets {
+    fn decide(&self, target: Target) -> Decision {
+        let (question, port) = ((self.make)(), target.port);
+        match target.host {
+            Host::Address(address) => Decision::Now(judge(&question, SocketAddr::new(address, port))),
+            Host::Name(name) => {
+                let (streams, asker, ipv4) = (self.streams.clone(), self.asker, self.ipv4);
+                Decision::Later(Box::pin(async move {
+                    if question.name(&name, port).is_err() {
+                        return Err(Refusal::Denied);
+                    }
+                    let found = streams.addresses(&name, asker).await;
+                    first(&question, found.map_err(|_| Refusal::Failed)?, port, ipv4)
+                }))
+            }
+        }
+    }
+}
+
+fn judge(question: &Question, address: SocketAddr) -> Verdict {
+    match question.address(address) {
+        Ok(_) => Ok(address),
+        Err(_) => Err(Refusal::Denied),
+    }
+}
+
+/// The first address of a name that may be sent to. Nobody says whether datagrams arrive, so that no address can be
+/// tried before another: those of the family that the client itself uses come first, as that one works for it.
+fn first(question: &Question, mut addresses: Vec<IpAddr>, port: u16, ipv4: bool) -> Verdict {
+    addresses.sort_by_key(|address| address.is_ipv4() != ipv4);
+    let mut judged = addresses
+        .into_iter()
+        .map(|address| judge(question, SocketAddr::new(address, port)));
+    judged.find(Result::is_ok).unwrap_or(Err(Refusal::Denied))
+}
+
+/// Opens a relay on the address that the client connected to. Gives the address to tell the client, too.
+pub(super) fn open(
+    streams: &Rc<Streams>,
+    spec: RelaySpec,
+    local: IpAddr,
+    make: Box<dyn Fn() -> Question>,
+    asker: u64,
+) -> Result<(DatagramRelay, SocketAddr), ChannelFailure> {
+    if make().is_hopeless() {
+        return Err(ChannelFailure::Denied);
+    }
+    let ports = streams.reach.udp_ports.as_ref();
+    let ports = ports.and_then(|ports| Ports::new(*ports.0.start(), *ports.0.end()));
+    let options = Options {
+        settings: Rc::new(Settings {
+            client_ports: ports.unwrap_or(Ports::ANY),
+            ..Settings::default()
+        }),
+        idle: Some(IDLE_DATAGRAMS),
+        ..Options::default()
+    };
+    let targets = Targets {
+        streams: streams.clone(),
+        make,
+        asker,
+        ipv4: local.is_ipv4(),
+    };
+    let opened = DatagramRelay::open(spec, local, &streams.datagrams, Rc::new(targets), options);
+    let (relay, bound) = opened.map_err(|error| {
+        tracing::warn!("a relay of datagrams cannot be opened: {error}");
+        ChannelFailure::Resources
+    })?;
+    let told = streams.external(local).map_or(bound.ip(), |external| external);
+    Ok((relay, SocketAddr::new(told, bound.port())))
+}
+
+/// Starts a relay, and shows the engine what it carries.
+pub(super) fn start(
+    streams: &Streams,
+    connection: &super::super::Connection,
+    session: LocalRef,
+    relay: DatagramRelay,
+) -> Relaying {
+    let handle = relay.handle();
+    let meter = handle.clone();
+    let carried = Rc::new(move || carried(&meter.stats()));
+    streams
+        .ground
+        .with(|driver, _| driver.set_carried(connection, session, carried));
+    tokio::task::spawn_local(relay.run());
+    Relaying(handle)
+}
+
+/// A running relay: it ends with this.
+pub(super) struct Relaying(Handle);
+
+impl Drop for Relaying {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// What a relay has carried, in the engine's terms: payload alone.
+fn carried(stats: &Stats) -> PathStats {
+    PathStats {
+        rx_packets: stats.up.delivered.packets,
+        rx_bytes: stats.up.delivered.bytes,
+        tx_packets: stats.down.received.packets,
+        tx_bytes: stats.down.received.bytes,
+        ..PathStats::default()
+    }
+}
+
+/// What makes questions about one session's targets.
+pub(super) fn questions(
+    streams: &Rc<Streams>,
+    source: &Source,
+    client: IpAddr,
+    profile: Option<Rc<sluice_auth::Profile>>,
+) -> Box<dyn Fn() -> Question> {
+    let (streams, source) = (streams.clone(), source.clone());
+    Box::new(move || {
+        let policy = streams.policy.load_full();
+        let command = sluice_auth::policy::Command::Udp;
+        Question::new(policy, source.clone(), client, profile.clone(), command)
+    })
+}
