@@ -383,16 +383,24 @@ fn fill_control(control: &mut Control, outgoing: &Outgoing<'_>) -> usize {
 
 /// Sends up to [`SEND_BATCH`] trains; gives how many went out. An error is about the first. Does not wait.
 pub(crate) fn send(fd: BorrowedFd<'_>, batch: &[Outgoing<'_>]) -> io::Result<usize> {
-    let mut names = [UNNAMED; SEND_BATCH];
-    let mut controls: [Control; SEND_BATCH] = [[0; CONTROL_WORDS]; SEND_BATCH];
+    // Most batches are small: the memory of a large one need not be cleared for them.
+    match batch.len() {
+        0..=2 => send_at_most::<2>(fd, batch),
+        _ => send_at_most::<SEND_BATCH>(fd, batch),
+    }
+}
+
+fn send_at_most<const MOST: usize>(fd: BorrowedFd<'_>, batch: &[Outgoing<'_>]) -> io::Result<usize> {
+    let mut names = [UNNAMED; MOST];
+    let mut controls: [Control; MOST] = [[0; CONTROL_WORDS]; MOST];
     let mut vectors = [libc::iovec {
         iov_base: ptr::null_mut(),
         iov_len: 0,
-    }; SEND_BATCH];
+    }; MOST];
     // SAFETY: `mmsghdr` is made of integers and pointers: all zeroes is a value of it.
-    let mut messages: [libc::mmsghdr; SEND_BATCH] = unsafe { mem::zeroed() };
+    let mut messages: [libc::mmsghdr; MOST] = unsafe { mem::zeroed() };
     let mut count = 0;
-    for (index, outgoing) in batch.iter().take(SEND_BATCH).enumerate() {
+    for (index, outgoing) in batch.iter().take(MOST).enumerate() {
         vectors[index] = libc::iovec {
             iov_base: outgoing.bytes.as_ptr().cast_mut().cast(),
             iov_len: outgoing.bytes.len(),

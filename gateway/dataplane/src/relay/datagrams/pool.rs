@@ -1,7 +1,7 @@
 //! What all relays of a thread share: the memory that datagrams lie in while they are worked on.
 
 use super::super::BUFFER;
-use super::watched::Watched;
+use super::watched::{Room, Watched};
 use crate::drops::{Dropped, Drops};
 use crate::receive::Arena;
 use crate::send::{SendQueue, SendStats, Sent};
@@ -52,6 +52,17 @@ pub(super) struct Flushed {
     pub(super) failed: u64,
     /// The rest waits in the queue.
     pub(super) blocked: bool,
+}
+
+impl Flushed {
+    fn failed(datagrams: u64) -> Self {
+        Self {
+            datagrams: 0,
+            bytes: 0,
+            failed: datagrams,
+            blocked: false,
+        }
+    }
 }
 
 impl DatagramPool {
@@ -115,9 +126,16 @@ impl fmt::Debug for DatagramPool {
 pub(super) struct Port {
     socket: Watched,
     /// What waits for the socket to take it: the rest of one batch.
-    rest: Option<Box<SendQueue>>,
+    rest: Option<Box<Rest>>,
     /// Octets of a train, as the last batch had them: how much a call is likely to read.
     train: usize,
+}
+
+/// The rest of a batch.
+struct Rest {
+    queue: SendQueue,
+    /// Watches for when the socket takes more.
+    room: Option<Room>,
 }
 
 /// Octets of a train before one is known: what an Ethernet frame carries.
@@ -187,30 +205,47 @@ impl Port {
     pub(super) fn send(&mut self, queue: &mut SendQueue, pool: &DatagramPool) -> Flushed {
         let flushed = pool.flush(queue, self.socket.get());
         if flushed.blocked {
-            self.rest = Some(Box::new(mem::take(queue)));
+            self.hold(mem::take(queue));
         }
         flushed
     }
 
-    /// Sends what waits as soon as the socket takes it. The task is woken then.
+    fn hold(&mut self, queue: SendQueue) {
+        self.rest = Some(Box::new(Rest { queue, room: None }));
+    }
+
+    /// Sends what waits as soon as the socket takes it. The task is woken then. What cannot be waited for, because
+    /// there is no descriptor left, is given up.
     pub(super) fn poll_rest(
         &mut self,
         pool: &DatagramPool,
         cx: &mut Context<'_>,
         mut done: impl FnMut(Flushed),
     ) {
-        while let Some(mut rest) = self.rest.take() {
-            let step = |socket: &UdpSocket| {
-                let flushed = pool.flush(&mut rest, socket);
+        let socket = self.socket.get();
+        while let Some(rest) = &mut self.rest {
+            let Rest { queue, room } = &mut **rest;
+            let room = match room {
+                Some(room) => room,
+                None => match Room::new(socket) {
+                    Ok(made) => room.insert(made),
+                    Err(_) => {
+                        done(Flushed::failed(queue.datagrams()));
+                        self.rest = None;
+                        return;
+                    }
+                },
+            };
+            let step = || {
+                let flushed = pool.flush(queue, socket);
                 let more = !flushed.blocked;
                 (flushed, more)
             };
-            let Poll::Ready(Ok(flushed)) = self.socket.poll_write(cx, step) else {
-                self.rest = Some(rest);
+            let Poll::Ready(Ok(flushed)) = room.poll_write(cx, step) else {
                 return;
             };
-            if flushed.blocked {
-                self.rest = Some(rest);
+            if !flushed.blocked {
+                self.rest = None;
             }
             done(flushed);
         }
@@ -221,8 +256,8 @@ impl Port {
         let Some(mut rest) = self.rest.take() else {
             return 0;
         };
-        done(pool.flush(&mut rest, self.socket.get()));
-        rest.datagrams()
+        done(pool.flush(&mut rest.queue, self.socket.get()));
+        rest.queue.datagrams()
     }
 }
 
@@ -243,7 +278,7 @@ mod tests {
         for number in 0..5 {
             assert!(rest.push(ends(receiver.local_addr().unwrap()), &[number; 9], usize::MAX));
         }
-        port.rest = Some(Box::new(rest));
+        port.hold(rest);
         (port, receiver, DatagramPool::new(Box::new(Seeded::new(1))))
     }
 

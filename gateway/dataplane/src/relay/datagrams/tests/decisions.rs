@@ -157,14 +157,14 @@ fn flows_are_bounded_and_the_oldest_make_room() {
         let rig = Rig::new(with(settings)).await;
         for round in 0..200 {
             // Other targets come and go; one is used all the time.
-            rig.send(format!("127.0.0.1:{}", 40_000 + round), b"x").await;
+            rig.send(format!("127.0.77.1:{}", 2_000 + round), b"x").await;
             rig.reach(b"kept").await;
         }
         let target = rig.target_address().to_string();
         let asked = rig.owner.asked();
         assert_eq!(asked.iter().filter(|asked| **asked == target).count(), 1);
         assert_eq!(asked.len(), 201);
-        rig.send("127.0.0.1:40000", b"x").await;
+        rig.send("127.0.77.1:2000", b"x").await;
         rig.until(|_| rig.owner.asked().len() == 202).await;
     });
 }
