@@ -95,12 +95,8 @@ fn cold(results: &mut Results) {
         ));
         must_be_up(&report);
         spent.push((load.usage().processor - before.processor).as_secs_f64());
-        let redialled = report["redialled"]
-            .as_object()
-            .unwrap()
-            .values()
-            .filter_map(Value::as_f64);
-        again.push(redialled.sum());
+        let redialled = report["redialled"].as_object().unwrap().values();
+        again.push(redialled.filter_map(Value::as_u64).sum::<u64>() as f64);
         reports.push(report);
     }
     let [all, p50, p99] = medians(&reports, ["elapsed_ms", "time_to_up_ms.p50", "time_to_up_ms.p99"]);

@@ -202,11 +202,15 @@ fn kill_after(pauses: &[u64]) -> String {
 fn restarts_under_load() -> String {
     let mut load = Load::start("");
     load.warm_up();
-    let storming = load.storming("--clients 500 --hold 45 --probe 5 --check");
+    let mut storming = load.storming("--clients 500 --hold 45 --probe 5 --check");
     load.wait_established(500, MINUTE);
     for _ in 0..20 {
         load.gateway_mut().restart();
     }
+    assert!(
+        storming.is_running(),
+        "the clients were gone before the last restart"
+    );
     let report = storming.finish(2 * MINUTE);
     let (lost, words) = reasons(&report, "lost");
     assert_eq!(
