@@ -449,7 +449,7 @@ fn storm_config(server: std::net::SocketAddr) -> StormConfig {
         sockets: 4,
         local: None,
         ramp: Duration::ZERO,
-        limit: Duration::from_secs(20),
+        limit: Duration::from_secs(60),
         hold: Duration::ZERO,
         close: true,
         seed: 1,

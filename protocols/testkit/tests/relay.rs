@@ -11,7 +11,8 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-const WAIT: Duration = Duration::from_secs(5);
+/// How long to wait for what has to come.
+const WAIT: Duration = Duration::from_secs(20);
 
 fn socket() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -117,11 +118,14 @@ fn faults_follow_the_seed_and_are_counted() {
 
     // A black hole, set while the relay runs.
     relay.set_impairment(Impairment { loss: 1.0, ..faults }, faults);
-    let mut lost = stats.lost;
-    while lost == stats.lost {
+    let mut seen = stats;
+    while seen.lost == stats.lost {
         client.send_to(b"y", relay.address()).unwrap();
-        std::thread::sleep(Duration::from_millis(5));
-        lost = relay.stats().0.lost;
+        let before = seen.offered;
+        while seen.offered == before {
+            std::thread::yield_now();
+            seen = relay.stats().0;
+        }
     }
 }
 
