@@ -33,9 +33,11 @@ test-interop: tools
 
 test: test-deps lint test-unit test-interop
 
-# Measures the gateway (as root, about six minutes) and writes tests/bench/RESULTS.md.
+# Measures the gateway (as root, about a quarter of an hour) and writes tests/bench/RESULTS.md; then its SOCKS side beside
+# other servers, which writes tests/bench/SOCKS.md.
 bench: test-deps tools
 	target/release/measure
+	target/release/measure-socks
 
 # Fault drills and storms at full count (as root, about a quarter of an hour); writes tests/drill/RESULTS.md.
 drill: test-deps tools

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Installs the Debian packages the tests need: the guests' kernel, real clients, decoders, what checks the unit. Needs
-# root. It also fetches promtool, which tests the alerts, into target/tools, out of Debian's package of Prometheus:
-# installing that would start a server.
+# Installs the Debian packages the tests and measurements need: the guests' kernel, real clients, decoders, what checks
+# the unit. Needs root. It also fetches programs out of packages whose installation would start a server, into
+# target/tools: promtool, which tests the alerts, and the SOCKS servers that the gateway is measured beside.
 set -euo pipefail
 packages=(user-mode-linux ppp xl2tpd busybox-static iproute2 iputils-ping iperf3 tcpdump tshark nftables
-    procps psmisc curl jq systemd libcap2-bin)
+    procps psmisc curl jq systemd libcap2-bin libwrap0 openssl util-linux)
 tools=$(dirname "$0")/../target/tools
 
-fetch_promtool() {
+# Fetches the program PATH out of PACKAGE.
+fetch() {
     local folder
     folder=$(mktemp -d)
-    (cd "$folder" && apt-get -o APT::Sandbox::User=root download -qq prometheus >/dev/null) &&
-        dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -x -C "$folder" ./usr/bin/promtool &&
-        install -D -m 755 "$folder/usr/bin/promtool" "$tools/promtool"
+    (cd "$folder" && apt-get -o APT::Sandbox::User=root download -qq "$1" >/dev/null) &&
+        dpkg-deb --fsys-tarfile "$folder/$1"_*.deb | tar -x -C "$folder" ".$2" &&
+        install -D -m 755 "$folder$2" "$tools/$(basename "$2")"
     local outcome=$?
     rm -rf "$folder"
     return $outcome
@@ -31,7 +32,11 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get -o DPkg::Lock::Timeout=600 update -qq
     apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-# The tests say so where they go without it.
-if ! command -v promtool >/dev/null && [ ! -x "$tools/promtool" ]; then
-    fetch_promtool 2>/dev/null || { apt-get update -qq && fetch_promtool; } || echo "promtool could not be fetched: the alerts are checked without it" >&2
-fi
+# The tests of the alerts say so where they go without it; the measurements do not go without theirs.
+for wanted in prometheus:/usr/bin/promtool microsocks:/usr/bin/microsocks dante-server:/usr/sbin/danted; do
+    package=${wanted%%:*} path=${wanted#*:}
+    if ! command -v "$(basename "$path")" >/dev/null && [ ! -x "$tools/$(basename "$path")" ]; then
+        fetch "$package" "$path" 2>/dev/null || { apt-get update -qq && fetch "$package" "$path"; } ||
+            echo "$(basename "$path") could not be fetched: what needs it goes without it" >&2
+    fi
+done

@@ -8,4 +8,5 @@ pub mod fuzz;
 pub mod load;
 pub mod results;
 pub mod rig;
+pub mod socks_load;
 pub mod usage;

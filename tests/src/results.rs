@@ -8,7 +8,12 @@ pub struct Results {
     title: String,
     head: String,
     load: String,
-    rows: Vec<[String; 3]>,
+    tables: Vec<Table>,
+}
+
+struct Table {
+    before: String,
+    rows: Vec<Vec<String>>,
 }
 
 impl Results {
@@ -18,22 +23,49 @@ impl Results {
             title: title.to_owned(),
             head: head.trim().to_owned(),
             load: std::fs::read_to_string("/proc/loadavg").unwrap_or_default(),
-            rows: Vec::new(),
+            tables: Vec::new(),
+        }
+    }
+
+    /// Starts a table with these columns, behind this paragraph.
+    pub fn table(&mut self, before: &str, columns: &[&str]) {
+        let columns: Vec<String> = columns.iter().copied().map(str::to_owned).collect();
+        let rule = columns.iter().map(|_| "---".to_owned()).collect();
+        self.tables.push(Table {
+            before: before.to_owned(),
+            rows: vec![columns, rule],
+        });
+    }
+
+    /// Adds a row to the last table.
+    pub fn row(&mut self, row: &[String]) {
+        eprintln!("{}", row.join(" | "));
+        if let Some(table) = self.tables.last_mut() {
+            table.rows.push(row.to_vec());
         }
     }
 
     /// Adds a result: what, how much, and how it was found.
     pub fn add(&mut self, what: &str, figure: &str, how: &str) {
-        eprintln!("{what}: {figure}");
-        self.rows.push([what, figure, how].map(str::to_owned));
+        if self.tables.is_empty() {
+            self.table("", &["what", "result", "how"]);
+        }
+        self.row(&[what, figure, how].map(str::to_owned));
     }
 
     /// The document.
     fn text(&self) -> String {
         let mut text = format!("# {}\n\n{}\n{}\n\n", self.title, self.machine(), self.head);
-        text.push_str("| what | result | how |\n| --- | --- | --- |\n");
-        for [what, figure, how] in &self.rows {
-            text.push_str(&format!("| {what} | {figure} | {how} |\n"));
+        for (index, table) in self.tables.iter().enumerate() {
+            if index > 0 {
+                text.push('\n');
+            }
+            if !table.before.is_empty() {
+                text.push_str(&format!("{}\n\n", table.before.trim()));
+            }
+            for row in &table.rows {
+                text.push_str(&format!("| {} |\n", row.join(" | ")));
+            }
         }
         text
     }
@@ -87,9 +119,11 @@ mod tests {
         let text = results.text();
         assert!(text.starts_with("# Title\n\nDate 2"), "{text}");
         assert!(text.contains(" cores, ") && text.contains("\nWords.\n"), "{text}");
-        assert!(
-            text.ends_with("| --- | --- | --- |\n| speed | 5 | ran |\n"),
-            "{text}"
-        );
+        let table = "| what | result | how |\n| --- | --- | --- |\n| speed | 5 | ran |\n";
+        assert!(text.ends_with(table), "{text}");
+        results.table("More.", &["a", "b"]);
+        results.row(&["1".to_owned(), "2".to_owned()]);
+        let more = "\nMore.\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n";
+        assert!(results.text().ends_with(&format!("{table}{more}")));
     }
 }

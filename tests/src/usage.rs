@@ -11,7 +11,7 @@ const TICKS_PER_SECOND: u64 = 100;
 pub struct Usage {
     /// Resident memory without pages shared with others, in bytes.
     pub memory: u64,
-    /// Processor time so far, in user and kernel mode.
+    /// Processor time so far, in user and kernel mode, with that of children that have ended.
     pub processor: Duration,
 }
 
@@ -62,12 +62,12 @@ fn processes() -> io::Result<Vec<Process>> {
     Ok(stats.collect())
 }
 
-/// Fields 4 (parent), 14 and 15 (times); the name before them may hold anything, even parentheses.
+/// Fields 4 (parent), 14 and 15 (times), 16 and 17 (those of children that have ended); the name before them may hold anything, even parentheses.
 fn parse_stat(pid: u32, stat: &str) -> Option<Process> {
     let (_, fields) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let ticks = number(14)? + number(15)?;
+    let ticks = number(14)? + number(15)? + number(16)? + number(17)?;
     Some(Process {
         pid,
         parent: u32::try_from(number(4)?).ok()?,
@@ -95,9 +95,9 @@ mod tests {
 
     #[test]
     fn names_with_parentheses_do_not_confuse() {
-        let stat = "7 (a) b (c)) S 3 7 7 0 -1 4194304 1 2 3 4 150 50 0 0 20 0 1 0 9 1 1";
+        let stat = "7 (a) b (c)) S 3 7 7 0 -1 4194304 1 2 3 4 150 50 6 1 20 0 1 0 9 1 1";
         let process = parse_stat(7, stat).unwrap();
-        assert_eq!((process.parent, process.ticks), (3, 200));
+        assert_eq!((process.parent, process.ticks), (3, 207));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -113,6 +113,20 @@ impl Running {
         Self {
             _input: child.stdin.take(),
             child,
+        }
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end in order, and waits for that; it is killed where it does not.
+    pub fn end(&mut self, limit: Duration) {
+        let start = Instant::now();
+        let _ = sh(&format!("kill -TERM {}", self.pid()));
+        while self.is_running() && start.elapsed() < limit {
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
