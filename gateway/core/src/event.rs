@@ -88,6 +88,13 @@ pub enum EngineEvent {
         /// Its sessions that do not; each has its own `SessionDown`.
         lost: usize,
     },
+    /// Sessions without a tunnel were taken up after a restart. Told once, where there were any.
+    ConnectionsRecovered {
+        /// Those that go on.
+        sessions: usize,
+        /// Those that do not; each that could be read has its own `SessionDown`.
+        lost: usize,
+    },
     /// A record could not be used and was set aside.
     RecordSetAside {
         /// Its table.
@@ -148,6 +155,7 @@ names! {
     EngineEvent::CallFailed { .. } => "call_failed",
     EngineEvent::EndRequested { .. } => "end_requested",
     EngineEvent::TunnelRecovered { .. } => "tunnel_recovered",
+    EngineEvent::ConnectionsRecovered { .. } => "connections_recovered",
     EngineEvent::RecordSetAside { .. } => "record_set_aside",
     EngineEvent::PoolExhausted { .. } => "pool_exhausted",
     EngineEvent::PoolUnknown { .. } => "pool_unknown",

@@ -224,6 +224,15 @@ pub(crate) fn encode_tunnel(
     (out.len() <= checkpoint::MAX_BODY).then(|| checkpoint::seal(FORMAT, &out))
 }
 
+/// A session without a tunnel.
+pub(crate) fn encode_connection(session: &Session) -> Bytes {
+    let mut out = BytesMut::with_capacity(256);
+    put_text(&mut out, session.origin.protocol);
+    put_text(&mut out, &session.origin.listener);
+    put_session(&mut out, session);
+    checkpoint::seal(FORMAT, &out)
+}
+
 pub(crate) fn encode_counters(session: &Session) -> Bytes {
     let mut out = BytesMut::with_capacity(64);
     out.put_slice(&session.id.to_bytes());
@@ -366,12 +375,12 @@ fn identity(reader: &mut Reader<'_>) -> Read<Identity> {
     Identity::parse(name.as_bytes()).ok_or(CheckpointError::Invalid("user name"))
 }
 
-fn session(reader: &mut Reader<'_>, tunnel: TunnelId, origin: &Origin) -> Read<Session> {
+fn session(reader: &mut Reader<'_>, tunnel: Option<TunnelId>, origin: &Origin) -> Read<Session> {
     Ok(Session {
         id: session_id(reader)?,
         state: State::Recovering,
         origin: origin.clone(),
-        tunnel: Some(tunnel),
+        tunnel,
         local: LocalRef(reader.u32()?),
         kind: match reader.u8()? {
             0 => SessionKind::Connection,
@@ -401,8 +410,8 @@ fn session(reader: &mut Reader<'_>, tunnel: TunnelId, origin: &Origin) -> Read<S
     })
 }
 
-fn opened(record: &Record) -> Read<Reader<'_>> {
-    match checkpoint::open(&record.value)? {
+fn opened(value: &[u8]) -> Read<Reader<'_>> {
+    match checkpoint::open(value)? {
         (FORMAT, body) => Ok(body),
         (format, _) => Err(CheckpointError::Format(format)),
     }
@@ -415,23 +424,46 @@ fn finished<T>(reader: &Reader<'_>, value: T) -> Read<T> {
     }
 }
 
+fn protocol(reader: &mut Reader<'_>, protocols: &[&'static str]) -> Read<&'static str> {
+    let name = text(reader)?;
+    let known = protocols.iter().find(|&&known| known == name);
+    known.copied().ok_or(CheckpointError::Invalid("protocol"))
+}
+
+/// Reads the record of a session without a tunnel, which `shard` has from now on.
+pub(crate) fn decode_connection(value: &[u8], protocols: &[&'static str], shard: ShardId) -> Read<Session> {
+    let mut reader = opened(value)?;
+    let reader = &mut reader;
+    let origin = Origin {
+        protocol: protocol(reader, protocols)?,
+        listener: text(reader)?,
+        shard,
+    };
+    let session = session(reader, None, &origin)?;
+    if session
+        .grants
+        .as_ref()
+        .is_some_and(|grants| !Session::addresses_of(grants).is_empty())
+    {
+        return invalid("addresses");
+    }
+    finished(reader, session)
+}
+
 /// Reads a tunnel's record. `shard_of` says which shard has the machine now.
 pub(crate) fn decode_tunnel(
     record: &Record,
     protocols: &[&'static str],
     shard_of: &dyn Fn(MachineKey) -> ShardId,
 ) -> Read<TunnelRecord> {
-    let mut reader = opened(record)?;
+    let mut reader = opened(&record.value)?;
     let reader = &mut reader;
     let written = time(reader)?;
     let id = TunnelId::from_bytes(reader.array()?);
     if id.milliseconds() >= LAST_TIME || tunnel_key(id) != record.key {
         return invalid("tunnel identifier");
     }
-    let name = text(reader)?;
-    let Some(&protocol) = protocols.iter().find(|&&known| known == name) else {
-        return invalid("protocol");
-    };
+    let protocol = protocol(reader, protocols)?;
     let listener = text(reader)?;
     let key = MachineKey(reader.u32()?);
     let origin = Origin {
@@ -457,7 +489,7 @@ pub(crate) fn decode_tunnel(
     let count = reader.u32()?;
     let mut sessions = Vec::new();
     for _ in 0..count {
-        sessions.push(session(reader, id, &tunnel.origin)?);
+        sessions.push(session(reader, Some(id), &tunnel.origin)?);
     }
     let record = TunnelRecord {
         written,
@@ -472,7 +504,7 @@ pub(crate) fn decode_tunnel(
 }
 
 pub(crate) fn decode_counters(record: &Record) -> Read<CountersRecord> {
-    let mut reader = opened(record)?;
+    let mut reader = opened(&record.value)?;
     let session = session_id(&mut reader)?;
     if counters_key(session) != record.key {
         return invalid("key");
@@ -486,7 +518,7 @@ pub(crate) fn decode_counters(record: &Record) -> Read<CountersRecord> {
 }
 
 pub(crate) fn decode_sticky(record: &Record) -> Read<StickyRecord> {
-    let mut reader = opened(record)?;
+    let mut reader = opened(&record.value)?;
     let sticky = StickyRecord {
         user: text(&mut reader)?,
         pool: text(&mut reader)?,

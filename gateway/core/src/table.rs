@@ -85,7 +85,9 @@ impl LiveSession {
             dropped: self.base.dropped.saturating_add(path.dropped),
         };
         let after = &self.session.counters;
-        after.rx_packets != before.rx_packets || after.tx_packets != before.tx_packets
+        // Streams have no packets to count.
+        (after.rx_packets, after.rx_bytes) != (before.rx_packets, before.rx_bytes)
+            || (after.tx_packets, after.tx_bytes) != (before.tx_packets, before.tx_bytes)
     }
 }
 

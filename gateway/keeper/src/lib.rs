@@ -36,6 +36,14 @@ pub const EXIT_FAILED: u8 = 1;
 /// Descriptors in one message, and so the most one name can hold: the kernel's `SCM_MAX_FD`.
 pub const MAX_PER_MESSAGE: usize = 253;
 
+/// Descriptors that a keeper holds at most where its limit of open files allows as many: the kernel's default for the
+/// highest limit there can be (`fs.nr_open`). A connection has two, a relay of datagrams up to four.
+pub const MAX_DESCRIPTORS: u32 = 1 << 20;
+
+/// Descriptors of its own limit of open files that the keeper leaves for itself: signals, links, the log, and a message
+/// that is being received.
+pub const OWN_DESCRIPTORS: u32 = 64 + MAX_PER_MESSAGE as u32;
+
 /// Length of a name in octets. Names are printable ASCII without spaces.
 pub const MAX_NAME: usize = 64;
 

@@ -11,7 +11,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// The kernel bounds the descriptors of one user that are under way between processes: how long to wait for the keeper
+/// to take some, and how often to look.
+const IN_FLIGHT: Duration = Duration::from_secs(1);
+const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(1);
 
 /// What can go wrong between worker and keeper.
 #[derive(Debug, thiserror::Error)]
@@ -200,13 +205,35 @@ impl Link {
     /// outlive the worker, whatever happens to it. At most [`MAX_PER_MESSAGE`] under one name.
     pub fn store(&self, name: &str, fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
         let mut state = self.state();
+        let former = state.names.get(name).copied();
         state.note(name, Kind::Descriptors, fds.len())?;
         let message = ToKeeper::Store {
             kind: Kind::Descriptors,
             name: name.to_owned(),
             count: fds.len(),
         };
-        Ok(channel::send(self.socket.as_fd(), &message.encode(), fds, true)?)
+        let (message, until) = (message.encode(), Instant::now() + IN_FLIGHT);
+        loop {
+            match channel::send(self.socket.as_fd(), &message, fds, true) {
+                // The keeper has not taken yet what was sent before.
+                Err(Errno::TOOMANYREFS) if Instant::now() < until => std::thread::sleep(IN_FLIGHT_PAUSE),
+                Err(error) => {
+                    match former {
+                        Some(former) => drop(state.names.insert(name.to_owned(), former)),
+                        None => drop(state.names.remove(name)),
+                    }
+                    return Err(error.into());
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Descriptors that the keeper would take beside those it holds.
+    pub fn room(&self) -> usize {
+        let state = self.state();
+        let held: usize = state.names.values().map(|(_, count)| count).sum();
+        state.limit.saturating_sub(held)
     }
 
     /// Has the keeper let go of a name, a memory too. A name not held is no error.

@@ -5,7 +5,9 @@ use crate::held::{Held, Outgoing};
 use crate::notify::{self, Notify};
 use crate::signals::Signals;
 use crate::wire::{Refusal, StartReason, ToKeeper, ToWorker, VERSION};
-use crate::{ENVIRONMENT, EXIT_CANNOT_START, EXIT_CONFIGURATION, EXIT_FAILED};
+use crate::{
+    ENVIRONMENT, EXIT_CANNOT_START, EXIT_CONFIGURATION, EXIT_FAILED, MAX_DESCRIPTORS, OWN_DESCRIPTORS,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
@@ -60,8 +62,8 @@ pub struct KeeperOptions {
     pub crash_limit: usize,
     /// How long a crash counts.
     pub crash_window: Duration,
-    /// Descriptors held in all. Each counts against the process's own limit of open files, which [`run`] raises to
-    /// the hard limit.
+    /// Descriptors held in all, at most. Each counts against the process's own limit of open files, which [`run`]
+    /// raises to the hard limit: where that is lower, what it leaves after [`OWN_DESCRIPTORS`] is the limit.
     pub descriptor_limit: u32,
     /// Where log lines go.
     pub log: Log,
@@ -69,7 +71,7 @@ pub struct KeeperOptions {
 
 impl KeeperOptions {
     /// The usual patience: 15 s for a shutdown, 100 ms doubling to 5 s between crashes, giving up at 10 crashes in
-    /// 60 s, 4,096 descriptors.
+    /// 60 s, [`MAX_DESCRIPTORS`] descriptors.
     pub fn new(
         program: impl Into<PathBuf>,
         arguments: impl IntoIterator<Item = OsString>,
@@ -83,7 +85,7 @@ impl KeeperOptions {
             backoff_most: Duration::from_secs(5),
             crash_limit: 10,
             crash_window: Duration::from_secs(60),
-            descriptor_limit: 4096,
+            descriptor_limit: MAX_DESCRIPTORS,
             log: Box::new(log),
         }
     }
@@ -94,7 +96,7 @@ impl KeeperOptions {
 ///
 /// It takes over the process: SIGTERM and SIGINT (orderly shutdown; a second one stops at once), SIGHUP (reload),
 /// SIGCHLD, and all children, which it reaps, so that it can be process 1. Call it before any thread is started.
-pub fn run(options: KeeperOptions) -> u8 {
+pub fn run(mut options: KeeperOptions) -> u8 {
     let signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => {
@@ -102,7 +104,7 @@ pub fn run(options: KeeperOptions) -> u8 {
             return EXIT_FAILED;
         }
     };
-    raise_descriptor_limit();
+    options.descriptor_limit = options.descriptor_limit.min(raise_descriptor_limit());
     Keeper {
         held: Held::new(options.descriptor_limit as usize),
         notify: Notify::from_environment(),
@@ -118,10 +120,11 @@ pub fn run(options: KeeperOptions) -> u8 {
     .run()
 }
 
-/// Raises the soft limit of open files to the hard one; the worker inherits it.
-fn raise_descriptor_limit() {
+/// Raises the soft limit of open files to the hard one; the worker inherits it. Gives the number of descriptors that
+/// can be held within it.
+fn raise_descriptor_limit() -> u32 {
     let Rlimit { maximum, .. } = rustix::process::getrlimit(Resource::Nofile);
-    // A refusal leaves the limit as it was, which the descriptors then meet with a clear error of their own.
+    // A refusal leaves the limit as it was.
     let _ = rustix::process::setrlimit(
         Resource::Nofile,
         Rlimit {
@@ -129,6 +132,9 @@ fn raise_descriptor_limit() {
             maximum,
         },
     );
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    let limit = limit.map_or(u32::MAX, |limit| u32::try_from(limit).unwrap_or(u32::MAX));
+    limit.saturating_sub(OWN_DESCRIPTORS)
 }
 
 struct Keeper {

@@ -48,7 +48,8 @@ impl Engine {
         drop(leases);
         lock(&self.admission).session_gone(session.peer.remote.ip(), was_opening);
         self.save_sticky(changes);
-        if live.saved.is_some() || session.restored > 0 {
+        // Only sessions of tunnels have such records.
+        if live.saved.is_some() || session.restored > 0 && session.tunnel.is_some() {
             let key = record::counters_key(session.id);
             self.tell_turn(self.saver.delete(JournalTable::Counters, key));
         }

@@ -1,6 +1,7 @@
 //! The engine: joins what machines report with the session table, admission, addresses and the journal.
 
 mod authorize;
+mod connections;
 mod end;
 mod query;
 mod restore;

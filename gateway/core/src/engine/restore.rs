@@ -206,13 +206,19 @@ impl Engine {
         Ok(restored)
     }
 
-    fn take_in_session(&self, session: Session, now: Instant) {
+    pub(super) fn take_in_session(&self, session: Session, now: Instant) {
         let (id, user) = (session.id, session.user().map(str::to_owned));
         lock(&self.mint).seen(id.value());
         lock(&self.admission).add_session(session.peer.remote.ip(), false);
         let counters = session.counters;
+        let is_connection = session.tunnel.is_none();
         let mut live = LiveSession::new(session, now);
-        live.base = counters;
+        if is_connection {
+            // What it carries goes on to count from there, where a new path of a tunnel's session begins at nought.
+            live.path = counters;
+        } else {
+            live.base = counters;
+        }
         // Names were checked, so that this cannot fail.
         let inserted = self.table.insert(live);
         debug_assert!(inserted.is_ok());
@@ -224,7 +230,7 @@ impl Engine {
     }
 
     /// No session may be there twice, in the record or in the table.
-    fn check_names(&self, sessions: &[Session]) -> Result<(), String> {
+    pub(super) fn check_names(&self, sessions: &[Session]) -> Result<(), String> {
         let (mut ids, mut locals) = (BTreeSet::new(), BTreeSet::new());
         for session in sessions {
             if !ids.insert(session.id) || !locals.insert(session.local) {
@@ -350,7 +356,7 @@ impl Engine {
     }
 
     /// A restored session is established again, with what is left of its timeouts.
-    fn go_on(&self, id: SessionId, now: Now) -> bool {
+    pub(super) fn go_on(&self, id: SessionId, now: Now) -> bool {
         let session = self.table.session(id, |live| {
             if live.session.state != State::Recovering || !live.become_state(State::Established) {
                 return None;

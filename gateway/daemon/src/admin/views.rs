@@ -405,6 +405,7 @@ pub(crate) fn event_data(event: &EngineEvent) -> Value {
             sessions,
             lost,
         } => merge(tunnel(of), json!({ "sessions": sessions, "lost": lost })),
+        EngineEvent::ConnectionsRecovered { sessions, lost } => json!({ "sessions": sessions, "lost": lost }),
         EngineEvent::RecordSetAside { table, reason } => {
             json!({ "table": table.as_str(), "reason": reason })
         }

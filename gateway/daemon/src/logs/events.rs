@@ -153,6 +153,16 @@ impl Observer for EventLog {
             }
             // Told by what follows: the decision, and the session's end.
             EngineEvent::AuthRequested { .. } | EngineEvent::EndRequested { .. } => {}
+            EngineEvent::ConnectionsRecovered { sessions, lost: 0 } => {
+                tracing::info!(sessions, "connections go on after a restart");
+            }
+            EngineEvent::ConnectionsRecovered { sessions, lost } => {
+                tracing::warn!(
+                    sessions,
+                    lost,
+                    "connections go on after a restart, but not all of them"
+                );
+            }
             EngineEvent::RecordSetAside { table, reason } => {
                 tracing::warn!(
                     table = table.as_str(),

@@ -62,6 +62,8 @@ pub enum Ask {
     },
     /// The end of a channel, after what was sent on it.
     Close(ChannelRef, Close),
+    /// To stop where it is, for another process to go on.
+    HandOver,
     /// Two channels to be joined.
     Join {
         /// For whom.
@@ -86,7 +88,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    fn push(&self, ask: Ask) {
+    pub(super) fn push(&self, ask: Ask) {
         self.asks.borrow_mut().push_back(ask);
         self.wake();
     }
@@ -129,7 +131,7 @@ impl Outbox {
 /// A connection's machine as the connection's task names it. Once the machine is gone, what is told to it is lost.
 #[derive(Clone)]
 pub struct Connection {
-    slot: u32,
+    pub(super) slot: u32,
     generation: u32,
     /// What the machine wants.
     pub outbox: Rc<Outbox>,
@@ -148,16 +150,21 @@ impl<P: Plane> Driver<P> {
         let origin = entry.origin.clone();
         let outbox = Rc::new(Outbox::default());
         let slot = self.insert_connection(listener, origin, key, machine, outbox.clone());
-        let generation = self.slots.generation(slot);
+        let connection = self.connection(slot, outbox);
         self.drain(slot, now);
-        Ok(Connection {
+        Ok(connection)
+    }
+
+    pub(super) fn connection(&self, slot: u32, outbox: Rc<Outbox>) -> Connection {
+        let generation = self.slots.generation(slot);
+        Connection {
             slot,
             generation,
             outbox,
-        })
+        }
     }
 
-    fn lives(&self, connection: &Connection) -> bool {
+    pub(super) fn lives(&self, connection: &Connection) -> bool {
         self.slots.generation(connection.slot) == connection.generation && !connection.outbox.closed.get()
     }
 

@@ -435,14 +435,10 @@ impl<P: Plane> Driver<P> {
 
     /// Removes a machine that is done or broken, and ends what it did not end itself.
     fn bury(&mut self, slot: u32, now: Now) {
-        self.wheel.set(slot, None);
         self.end_rest(slot, now);
-        let Some(tunnel) = self.slots.remove(slot) else {
+        let Some(tunnel) = self.forget_machine(slot) else {
             return;
         };
-        if let Some(outbox) = &tunnel.outbox {
-            outbox.close();
-        }
         self.by_key.remove(&(tunnel.listener, tunnel.key));
         self.peers.moved(tunnel.listener, slot, tunnel.peer, None);
         if let Some(listener) = self.listeners.get_mut(tunnel.listener)
@@ -450,6 +446,16 @@ impl<P: Plane> Driver<P> {
         {
             front.release(tunnel.key, now.instant);
         }
+    }
+
+    /// Takes a machine out of its slot.
+    pub(super) fn forget_machine(&mut self, slot: u32) -> Option<Tunnel> {
+        self.wheel.set(slot, None);
+        let tunnel = self.slots.remove(slot)?;
+        if let Some(outbox) = &tunnel.outbox {
+            outbox.close();
+        }
+        Some(tunnel)
     }
 
     fn drain_front(&mut self, listener: usize, now: Now) {

@@ -305,7 +305,7 @@ impl<P: Plane> Driver<P> {
 
     fn recovered(&mut self, slot: u32, info: &TunnelInfo, sessions: &[LocalRef], now: Now) {
         let Some(id) = self.slots.get(slot).and_then(|tunnel| tunnel.id) else {
-            return;
+            return self.connection_recovered(slot, sessions, now);
         };
         let unknown = self.engine.recovered(id, info, sessions, now);
         let Some(tunnel) = self.slots.get_mut(slot) else {

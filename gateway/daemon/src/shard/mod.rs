@@ -7,6 +7,7 @@ mod connections;
 mod desk;
 mod driver;
 mod events;
+mod handover;
 mod peers;
 mod plane;
 mod remote;
@@ -25,8 +26,9 @@ mod tests;
 pub use connections::{Ask, Carried, Connection, Outbox};
 pub use desk::{Answered, Desk, MAX_OPEN, VERDICT_TIME};
 pub use driver::{Driver, Listener, Parts};
+pub use handover::{KeptConnection, RestoredConnection, TakenUp, reset};
 pub use remote::{ANSWER_TIME, FREEZE_TIME, INBOX, Inbox, Remote, Silent, Status, inbox};
-pub use runner::{ListenerSetup, Setup, start};
+pub use runner::{ListenerSetup, Restored, Setup, start};
 pub use slots::Ticket;
 
 use sluice_auth::{AuthRequest, Profile, RejectReason};

@@ -1,5 +1,6 @@
 //! The far end of a shard: how other threads ask it for something and see how it is.
 
+use super::handover::{KeptConnection, TakenUp};
 use futures_util::task::AtomicWaker;
 use sluice_core::{SessionId, TunnelId};
 use sluice_dataplane::Waker;
@@ -50,6 +51,8 @@ pub(super) enum Command {
     Trace(SessionId, bool, Reply<bool>),
     CloseAll(TerminateCause, Reply<()>),
     Ready(Reply<()>),
+    GoOn(Reply<TakenUp>),
+    HandOver(Reply<Vec<KeptConnection>>),
     Freeze(Reply<()>),
     End(Reply<()>),
 }
@@ -176,6 +179,17 @@ impl Remote {
     /// Waits until the shard goes on with its restored tunnels and serves.
     pub async fn ready(&self) -> Result<(), Silent> {
         self.ask(FREEZE_TIME, Command::Ready).await
+    }
+
+    /// Has the connections of the worker before go on: nothing of them moves before.
+    pub async fn go_on(&self) -> Result<TakenUp, Silent> {
+        self.ask(FREEZE_TIME, Command::GoOn).await
+    }
+
+    /// Accepts no more connections, ends those that are being set up, and stops the others where they are, for the next
+    /// worker.
+    pub async fn hand_over(&self) -> Result<Vec<KeptConnection>, Silent> {
+        self.ask(FREEZE_TIME, Command::HandOver).await
     }
 
     /// Stops reading and sending, puts every tunnel's checkpoint into the engine and ends the thread: for a restart.

@@ -21,6 +21,12 @@ impl Held {
         self.0.remove(name).unwrap_or_default()
     }
 
+    /// Takes what is held under all names that begin so.
+    pub(super) fn take_all(&mut self, beginning: &str) -> Vec<(String, Vec<OwnedFd>)> {
+        let all = self.0.extract_if(.., |name, _| name.starts_with(beginning));
+        all.collect()
+    }
+
     /// Has the keeper let go of what nobody took: the configuration names it no more.
     pub(super) fn release(self, link: &Link) {
         for name in self.0.into_keys() {
@@ -56,7 +62,12 @@ mod tests {
             ("tun".to_owned(), fd()),
             ("admin".to_owned(), fd()),
             ("tun".to_owned(), fd()),
+            ("batch:1".to_owned(), fd()),
+            ("batch:2".to_owned(), fd()),
         ]);
+        let batches = held.take_all("batch:");
+        assert_eq!(batches.len(), 2);
+        assert_eq!((&*batches[1].0, batches[1].1.len()), ("batch:2", 1));
         assert_eq!(held.take("tun").len(), 2);
         assert!(held.take("tun").is_empty());
         assert_eq!(held.0.len(), 1);

@@ -1,9 +1,11 @@
 //! What a serving worker does from second to second, and how it ends.
 
+use super::connections;
 use super::control::RestartWanted;
 use super::serve::Gateway;
 use crate::admin::Listeners;
 use crate::host::HostConfig;
+use crate::shard::KeptConnection;
 use sluice_core::Journal;
 use sluice_keeper::Order;
 use sluice_spi::TerminateCause;
@@ -61,10 +63,14 @@ impl Gateway {
         match end {
             End::Restart | End::Orphaned => {
                 self.close_admin(serving).await;
+                let left = self.hand_over(end).await;
                 self.freeze().await;
                 // Whoever ends the gateway amid a restart wants no new worker.
                 if matches!(orders.try_recv(), Ok(Order::Shutdown | Order::Stop)) {
                     end = End::Stop;
+                }
+                if end != End::Restart {
+                    left.into_iter().for_each(KeptConnection::abandon);
                 }
             }
             End::Shutdown | End::Stop => {
@@ -152,6 +158,28 @@ impl Gateway {
         self.plane.stop();
         if tokio::time::timeout(LAST_ANSWERS, serving).await.is_err() {
             tracing::debug!("some requests were not answered any more");
+        }
+    }
+
+    /// Stops all connections and gives them to the keeper, if there is to be another worker.
+    async fn hand_over(&self, end: End) -> Vec<KeptConnection> {
+        let handing = self.shards.iter().map(|shard| shard.hand_over());
+        let mut connections = Vec::new();
+        for (number, handed) in futures_util::future::join_all(handing)
+            .await
+            .into_iter()
+            .enumerate()
+        {
+            match handed {
+                Ok(mut handed) => connections.append(&mut handed),
+                Err(silent) => {
+                    tracing::error!(shard = number, "its connections end with this restart: {silent}")
+                }
+            }
+        }
+        match end {
+            End::Restart => connections::keep(&self.link, connections),
+            _ => connections,
         }
     }
 

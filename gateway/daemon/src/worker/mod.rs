@@ -5,6 +5,7 @@
 //! only then threads are started, which inherit it. Sockets, device and credential cache come from the keeper
 //! where a worker was there before.
 
+mod connections;
 mod control;
 mod entropy;
 mod greeting;
@@ -80,6 +81,7 @@ struct Prepared {
     admin: sockets::AdminPlane,
     network: network::Network,
     listening: Vec<sockets::Listening>,
+    before: connections::Before,
     sandbox: SandboxStatus,
 }
 
@@ -126,6 +128,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, CannotStart> {
     let shards = shards_of(&config);
     let listening = sockets::listen(&config, shards, &link, &mut held, first)?;
     let network = network::open(&config, shards, &link, &mut held);
+    let before = connections::Before::take(&link, &mut held);
     held.release(&link);
     let sandbox = sandbox::apply(&SandboxConfig::new(&config)).map_err(CannotStart::because)?;
     Ok(Prepared {
@@ -142,6 +145,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, CannotStart> {
         admin,
         network,
         listening,
+        before,
         sandbox,
     })
 }

@@ -120,7 +120,8 @@ impl Fanout {
                     metrics.refusals.get(reason.as_str()).inc();
                 }
             }
-            EngineEvent::TunnelRecovered { sessions, lost, .. } => {
+            EngineEvent::TunnelRecovered { sessions, lost, .. }
+            | EngineEvent::ConnectionsRecovered { sessions, lost } => {
                 let count = |sessions: &usize| u64::try_from(*sessions).unwrap_or(u64::MAX);
                 self.metrics.restored(RestoreResult::Recovered, count(sessions));
                 self.metrics.restored(RestoreResult::Lost, count(lost));

@@ -1,5 +1,6 @@
 //! Serving: from the first thread to the last.
 
+use super::connections::Before;
 use super::control::{Address, Host, RestartWanted, Running, add_routes};
 use super::entropy;
 use super::kept::KeptText;
@@ -10,7 +11,7 @@ use super::{CannotStart, Prepared, greeting, reach};
 use crate::admin::{Configs, Events, Parts, Plane, ServiceStatus, Traces, static_addresses};
 use crate::config::Config;
 use crate::sandbox::{LayerState, SandboxStatus};
-use crate::shard::Remote;
+use crate::shard::{Remote, Restored};
 use arc_swap::ArcSwap;
 use sluice_auth_backends::{Authenticator, AuthenticatorConfig, CredentialCache, HashPool, LocalUsers};
 use sluice_core::{Engine, Journal};
@@ -53,7 +54,7 @@ pub(super) fn serve(mut prepared: Prepared) -> Result<(), CannotStart> {
     let admin = std::mem::take(&mut prepared.admin.listeners);
     let (link, begun, reason) = (prepared.link.clone(), prepared.begun, prepared.reason.clone());
     let (wish, wishes) = mpsc::channel(1);
-    let gateway = start(prepared, wish)?;
+    let (gateway, mut before) = start(prepared, wish)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(ADMIN_THREADS)
         .thread_name("admin")
@@ -67,6 +68,8 @@ pub(super) fn serve(mut prepared: Prepared) -> Result<(), CannotStart> {
                 return Err(CannotStart::because("a shard does not come up"));
             }
         }
+        before.release(&link);
+        take_up(&gateway, before.lost).await;
         gateway
             .metrics
             .restore_duration
@@ -84,6 +87,26 @@ pub(super) fn serve(mut prepared: Prepared) -> Result<(), CannotStart> {
         gateway.run(admin, orders, wishes).await;
         Ok(())
     })
+}
+
+/// Has the connections of the worker before go on; `lost` are the others.
+async fn take_up(gateway: &Gateway, mut lost: usize) {
+    let mut went_on = 0;
+    for (number, shard) in gateway.shards.iter().enumerate() {
+        match shard.go_on().await {
+            Ok(taken) => {
+                went_on += taken.went_on;
+                lost += taken.lost;
+            }
+            Err(silent) => tracing::error!(
+                shard = number,
+                "its connections from before do not go on: {silent}"
+            ),
+        }
+    }
+    if went_on + lost > 0 {
+        gateway.engine.connections_recovered(went_on, lost);
+    }
 }
 
 fn start_reason(reason: &StartReason) -> &'static str {
@@ -194,7 +217,7 @@ fn layers(status: &SandboxStatus) -> Vec<ServiceStatus> {
 }
 
 /// Starts everything but the admin plane's listeners.
-fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gateway, CannotStart> {
+fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gateway, Before), CannotStart> {
     let (config, link, shards) = (prepared.config.clone(), prepared.link.clone(), prepared.shards);
     let first = prepared.reason == StartReason::First;
     let metrics = Arc::new(Metrics::new(&measure::labels()).map_err(CannotStart::because)?);
@@ -227,7 +250,13 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
     let remotes = ends.remotes.clone();
     fanout.set_shards(remotes.clone());
     let records = store.load().map_err(CannotStart::because)?;
-    let restored = shards::recall(&engine, records, &config, shards);
+    let tunnels = shards::recall(&engine, records, &config, shards);
+    let mut before = prepared.before;
+    let connections = before.recall(&engine, &config, shards);
+    let restored = tunnels
+        .into_iter()
+        .zip(connections)
+        .map(|(tunnels, connections)| Restored { tunnels, connections });
     let routes = Arc::new(Routes::new(OUTSIDE_POOLS));
     add_routes(&routes, &config);
     let listening = prepared.listening.iter().map(|one| one.address);
@@ -309,7 +338,7 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
     let plane = Plane::new(parts, run);
     let (listening, queues) = (prepared.listening, prepared.network.queues);
     shards::start(&config, shards, ends, &shared, listening, queues, restored)?;
-    Ok(Gateway {
+    let gateway = Gateway {
         link,
         config,
         engine,
@@ -319,7 +348,8 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<Gatewa
         plane,
         shards: remotes,
         device,
-    })
+    };
+    Ok((gateway, before))
 }
 
 fn authenticator(config: &Config, users: &Arc<LocalUsers>, metrics: &Arc<Metrics>) -> Authenticator {

@@ -5,7 +5,7 @@ use super::sockets::{Bound, Listening};
 use super::{CannotStart, now};
 use crate::admin::Traces;
 use crate::config::Config;
-use crate::shard::{self, Inbox, ListenerSetup, Remote, Setup};
+use crate::shard::{self, Inbox, ListenerSetup, Remote, Restored, Setup};
 use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
 use sluice_auth_backends::Authenticator;
@@ -87,7 +87,7 @@ pub(super) fn start(
     shared: &Shared,
     listening: Vec<Listening>,
     queues: Vec<TunQueue>,
-    restored: Vec<Vec<(usize, RestoredTunnel)>>,
+    restored: impl Iterator<Item = Restored>,
 ) -> Result<(), CannotStart> {
     let ports = mesh(ends.remotes.iter().map(Remote::waker).collect());
     let mut sockets = Sockets::new(listening);

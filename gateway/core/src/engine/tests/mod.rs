@@ -2,6 +2,7 @@
 
 mod addresses;
 mod authorize;
+mod connections;
 mod lifecycle;
 mod paging;
 mod random;

@@ -18,7 +18,7 @@ use super::plane::listener_id;
 use super::remote::Inbox;
 use super::report::{Counted, Report};
 use super::streams::{Source, Streams, accept};
-use super::{Desk, Driver, Listener, Parts};
+use super::{Desk, Driver, Listener, Parts, RestoredConnection};
 use crate::admin::Traces;
 use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
@@ -89,8 +89,17 @@ pub struct Setup {
     pub policy: Arc<ArcSwap<Policy>>,
     /// Most paths.
     pub path_capacity: usize,
-    /// Tunnels to go on with, by listener.
-    pub restored: Vec<(usize, RestoredTunnel)>,
+    /// What to go on with.
+    pub restored: Restored,
+}
+
+/// What the worker before left to a shard.
+#[derive(Default)]
+pub struct Restored {
+    /// Tunnels, by listener.
+    pub tunnels: Vec<(usize, RestoredTunnel)>,
+    /// Connections.
+    pub connections: Vec<RestoredConnection>,
 }
 
 /// The present.
@@ -142,7 +151,7 @@ fn live(setup: Setup, inbox: Inbox, told: &SyncSender<io::Result<()>>) {
                 Err(error) => drop(told.send(Err(error))),
                 Ok((mut runner, restored)) => {
                     let _ = told.send(Ok(()));
-                    runner.run(&restored).await;
+                    runner.run(restored).await;
                 }
             }
         });
@@ -157,7 +166,7 @@ fn live(setup: Setup, inbox: Inbox, told: &SyncSender<io::Result<()>>) {
     }
 }
 
-fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Vec<(usize, RestoredTunnel)>)> {
+fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Restored)> {
     let now = clock();
     let mut plane = UserPath::new(setup.mesh, setup.routes, setup.path_capacity);
     let mut listeners = Vec::new();
@@ -222,8 +231,9 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Vec<(usize, Resto
         metrics,
     );
     for (source, listener) in streams {
-        tokio::task::spawn_local(accept(shared.clone(), source, listener));
+        let task = tokio::task::spawn_local(accept(shared.clone(), source, listener));
+        shared.handover.accepts(task.abort_handle());
     }
-    let runner = Runner::new(ground, sockets, tun, inbox, answers, upkeep);
+    let runner = Runner::new(ground, shared, sockets, tun, inbox, answers, upkeep);
     Ok((runner, setup.restored))
 }

@@ -216,7 +216,10 @@ impl Gateway {
                 mesh,
                 routes: routes.clone(),
                 path_capacity: 1024,
-                restored: own.map(|tunnel| (0, tunnel.clone())).collect(),
+                restored: Restored {
+                    tunnels: own.map(|tunnel| (0, tunnel.clone())).collect(),
+                    connections: Vec::new(),
+                },
             };
             start(setup, inbox).unwrap()
         });

@@ -1,13 +1,15 @@
 //! The loop of a shard.
 
 use super::super::remote::{Command, Inbox, Reply, Silent};
+use super::super::streams::Streams;
 use super::super::{Answered, Driver};
+use super::Restored;
 use super::clock;
 use super::ground::Ground;
 use super::ready::Watched;
 use super::upkeep::Upkeep;
 use crate::logs::Limiter;
-use sluice_core::{Now, RestoredTunnel};
+use sluice_core::Now;
 use sluice_dataplane::{Progress, Slow, SocketId, UserPath};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -34,6 +36,7 @@ const LINES: u32 = 1;
 /// What the loop works with.
 pub(super) struct Runner {
     ground: Rc<Ground>,
+    streams: Rc<Streams>,
     sockets: Vec<(SocketId, Watched)>,
     tun: Option<Watched>,
     inbox: Inbox,
@@ -61,6 +64,7 @@ enum After {
 impl Runner {
     pub(super) fn new(
         ground: Rc<Ground>,
+        streams: Rc<Streams>,
         sockets: Vec<(SocketId, Watched)>,
         tun: Option<Watched>,
         inbox: Inbox,
@@ -70,6 +74,7 @@ impl Runner {
         let lines = Limiter::new(LINES, sockets.len(), Instant::now());
         Self {
             ground,
+            streams,
             sockets,
             tun,
             inbox,
@@ -85,11 +90,12 @@ impl Runner {
         }
     }
 
-    /// Goes on with restored tunnels, then serves until told to end.
-    pub(super) async fn run(&mut self, restored: &[(usize, RestoredTunnel)]) {
-        for (listener, tunnel) in restored {
+    /// Goes on with restored tunnels, then serves until told to end. Restored connections wait for a word.
+    pub(super) async fn run(&mut self, restored: Restored) {
+        for (listener, tunnel) in &restored.tunnels {
             self.ground.driver().restore(*listener, tunnel, clock());
         }
+        self.streams.take_up(restored.connections);
         let mut sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
         // What the restored tunnels have to say goes out with the first turn.
         self.busy = true;
@@ -202,6 +208,11 @@ impl Runner {
                 tell(reply, ());
             }
             Command::Ready(reply) => tell(reply, ()),
+            Command::GoOn(reply) => tell(reply, self.streams.go_on()),
+            Command::HandOver(reply) => {
+                let streams = self.streams.clone();
+                tokio::task::spawn_local(async move { tell(reply, streams.hand_over().await) });
+            }
             Command::Freeze(reply) => {
                 driver.look_at_all(now);
                 self.finish(driver);

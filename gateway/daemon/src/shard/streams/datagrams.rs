@@ -5,12 +5,14 @@ use super::way::Question;
 use super::{Source, Streams};
 use sluice_auth::Host;
 use sluice_dataplane::relay::datagrams::{
-    DatagramRelay, Decision, Handle, Options, Ports, Refusal, Resolve, Settings, Stats, Verdict,
+    DatagramRelay, Decision, Handle, Options, Outcome, Parked, Ports, Refusal, Resolve, Settings, Stats,
+    Verdict,
 };
 use sluice_egress::Judge;
 use sluice_spi::{ChannelFailure, LocalRef, PathStats, RelaySpec, Target};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use tokio::task::JoinHandle;
 
 /// Who decides where one relay may send to: the policy, asked for each target anew.
 struct Targets {
@@ -68,6 +70,46 @@ pub(super) fn open(
     if make().is_hopeless() {
         return Err(ChannelFailure::Denied);
     }
+    let (targets, options) = equipment(streams, local, make, asker);
+    let opened = DatagramRelay::open(spec, local, &streams.datagrams, targets, options);
+    let (relay, bound) = opened.map_err(|error| {
+        tracing::warn!("a relay of datagrams cannot be opened: {error}");
+        ChannelFailure::Resources
+    })?;
+    Ok((relay, told(streams, bound)))
+}
+
+/// Goes on with a relay of the worker before. Gives the address that the client was told, as it would be told now.
+pub(super) fn resume(
+    streams: &Rc<Streams>,
+    spec: RelaySpec,
+    parked: Parked,
+    local: IpAddr,
+    make: Box<dyn Fn() -> Question>,
+    asker: u64,
+) -> Result<(DatagramRelay, SocketAddr), ChannelFailure> {
+    let (targets, options) = equipment(streams, local, make, asker);
+    let resumed = DatagramRelay::resume(parked, spec.codec, &streams.datagrams, targets, options);
+    let relay = resumed.map_err(|error| {
+        tracing::warn!("a relay of datagrams does not go on after a restart: {error}");
+        ChannelFailure::Resources
+    })?;
+    let bound = relay.local_addr();
+    Ok((relay, told(streams, bound)))
+}
+
+fn told(streams: &Streams, bound: SocketAddr) -> SocketAddr {
+    let external = streams.external(bound.ip());
+    SocketAddr::new(external.unwrap_or(bound.ip()), bound.port())
+}
+
+/// What a relay on this address works with.
+fn equipment(
+    streams: &Rc<Streams>,
+    local: IpAddr,
+    make: Box<dyn Fn() -> Question>,
+    asker: u64,
+) -> (Rc<dyn Resolve>, Options) {
     let ports = streams.reach.udp_ports.as_ref();
     let ports = ports.and_then(|ports| Ports::new(*ports.0.start(), *ports.0.end()));
     let options = Options {
@@ -84,13 +126,7 @@ pub(super) fn open(
         asker,
         ipv4: local.is_ipv4(),
     };
-    let opened = DatagramRelay::open(spec, local, &streams.datagrams, Rc::new(targets), options);
-    let (relay, bound) = opened.map_err(|error| {
-        tracing::warn!("a relay of datagrams cannot be opened: {error}");
-        ChannelFailure::Resources
-    })?;
-    let told = streams.external(local).map_or(bound.ip(), |external| external);
-    Ok((relay, SocketAddr::new(told, bound.port())))
+    (Rc::new(targets), options)
 }
 
 /// Starts a relay, and shows the engine what it carries.
@@ -106,16 +142,30 @@ pub(super) fn start(
     streams
         .ground
         .with(|driver, _| driver.set_carried(connection, session, carried));
-    tokio::task::spawn_local(relay.run());
-    Relaying(handle)
+    let task = tokio::task::spawn_local(relay.run());
+    Relaying { handle, task }
 }
 
 /// A running relay: it ends with this.
-pub(super) struct Relaying(Handle);
+pub(super) struct Relaying {
+    handle: Handle,
+    task: JoinHandle<Outcome>,
+}
+
+impl Relaying {
+    /// Stops it for a handover; `None`: it is over.
+    pub(super) async fn park(mut self) -> Option<Box<Parked>> {
+        self.handle.pause();
+        match (&mut self.task).await {
+            Ok(Outcome::Parked(parked)) => Some(parked),
+            Ok(Outcome::Ended(_)) | Err(_) => None,
+        }
+    }
+}
 
 impl Drop for Relaying {
     fn drop(&mut self) {
-        self.0.end();
+        self.handle.end();
     }
 }
 

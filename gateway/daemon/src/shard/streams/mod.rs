@@ -1,13 +1,17 @@
 //! The connections of a shard: each is accepted, lives and ends on the shard's own thread, as one task.
 //!
 //! `accept.rs` takes connections in, `task.rs` moves their bytes and does what their machines ask for, `way.rs` says
-//! where their users may go and by which way.
+//! where their users may go and by which way. `handover.rs` takes all of them to the next worker, in the form of
+//! `state.rs`.
 
 mod accept;
 mod datagrams;
+mod handover;
+mod state;
 mod task;
 mod way;
 
+use self::handover::Handover;
 use super::runner::Ground;
 use arc_swap::ArcSwap;
 use sluice_auth::HostName;
@@ -44,6 +48,8 @@ pub(super) struct Streams {
     pub(super) metrics: Arc<Metrics>,
     /// Where what is read goes for a moment: nothing is awaited while it is in use.
     buffer: RefCell<Box<[u8]>>,
+    /// What there is of connections between two workers.
+    pub(super) handover: Handover,
 }
 
 impl Streams {
@@ -65,6 +71,7 @@ impl Streams {
             datagrams,
             metrics,
             buffer: RefCell::new(vec![0; READ].into_boxed_slice()),
+            handover: Handover::default(),
         })
     }
 

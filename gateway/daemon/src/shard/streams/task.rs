@@ -1,5 +1,7 @@
 //! One connection: moving its bytes and doing what its machine asks for.
 
+mod handover;
+
 use super::super::{Ask, Connection};
 use super::datagrams;
 use super::way::Question;
@@ -59,7 +61,7 @@ struct Other {
     stream: Option<TcpStream>,
     timeouts: Timeouts,
     /// Ends with this.
-    _datagrams: Option<datagrams::Relaying>,
+    datagrams: Option<datagrams::Relaying>,
 }
 
 /// One connection.
@@ -235,6 +237,7 @@ impl Task {
                     reset(stream);
                 }
             }
+            Ask::HandOver => self.hand_over_datagrams().await,
             Ask::Join {
                 local, second, early, ..
             } => self.join(local, second, early).await,
@@ -247,7 +250,7 @@ impl Task {
             opening: Some(opening),
             stream: None,
             timeouts: Timeouts::default(),
-            _datagrams: None,
+            datagrams: None,
         });
     }
 
@@ -270,7 +273,7 @@ impl Task {
                     opening: None,
                     stream: None,
                     timeouts: Timeouts::default(),
-                    _datagrams: Some(running),
+                    datagrams: Some(running),
                 });
                 self.tell(Input::ChannelListening { channel, local });
             }
@@ -440,25 +443,38 @@ impl Task {
                 return self.tell(Input::JoinEnded { session, end });
             }
         };
+        self.run_relay(session, relay).await;
+    }
+
+    /// Relays until it is over, or to be handed over.
+    async fn run_relay(&mut self, session: LocalRef, relay: Relay) {
         let handle = relay.handle();
         let meter = handle.clone();
         let carried = Rc::new(move || carried(meter.stats()));
         self.streams
             .ground
             .with(|driver, _| driver.set_carried(&self.connection, session, carried));
-        let end = self.relay(relay, &handle).await;
+        let end = match self.relay(relay, &handle).await {
+            Outcome::Ended(ended) => join_end(ended.cause),
+            Outcome::Parked(parked) => match self.hand_over_streams(*parked) {
+                true => return,
+                false => JoinEnd::Asked,
+            },
+        };
         self.tell(Input::JoinEnded { session, end });
     }
 
-    /// Relays until the streams come apart, or the machine closes one of them.
-    async fn relay(&self, relay: Relay, handle: &Handle) -> JoinEnd {
+    /// Relays until the streams come apart, the machine closes one of them, or they are to be handed over.
+    async fn relay(&self, relay: Relay, handle: &Handle) -> Outcome {
         let mut running = Box::pin(relay.run());
         loop {
             let outcome = tokio::select! {
                 outcome = &mut running => outcome,
                 ask = poll_fn(|cx| self.connection.outbox.poll(cx)) => {
-                    if matches!(ask, None | Some(Ask::Close(..))) {
-                        handle.end();
+                    match ask {
+                        None | Some(Ask::Close(..)) => handle.end(),
+                        Some(Ask::HandOver) => handle.pause(),
+                        Some(_) => {}
                     }
                     if ask.is_none() {
                         running.await
@@ -467,10 +483,7 @@ impl Task {
                     }
                 }
             };
-            return match outcome {
-                Outcome::Ended(ended) => join_end(ended.cause),
-                Outcome::Parked(_) => JoinEnd::Asked,
-            };
+            return outcome;
         }
     }
 
@@ -489,6 +502,8 @@ impl Task {
 
     /// Sends the last bytes, and takes what the client still sends, so that it can read them.
     async fn finish(mut self) {
+        let streams = self.streams.clone();
+        let handover = &streams.handover;
         let last = async {
             while self.client.is_some() && !self.unsent.is_empty() {
                 ready(self.client.as_ref(), Interest::WRITABLE, true).await;
@@ -499,7 +514,9 @@ impl Task {
                 self.drain(client).await;
             }
         };
+        handover.finishing.update(|count| count + 1);
         let _ = tokio::time::timeout(LAST_BYTES, last).await;
+        handover.finishing.update(|count| count - 1);
     }
 }
 

@@ -1,0 +1,188 @@
+//! One connection over a restart.
+
+use super::super::super::handover::{KeptConnection, reset};
+use super::super::super::{Ask, Connection};
+use super::super::state::{Doing, State};
+use super::super::{Source, Streams, datagrams};
+use super::{Other, Task, Timeouts};
+use bytes::BytesMut;
+use sluice_auth::Profile;
+use sluice_dataplane::relay::datagrams as data;
+use sluice_dataplane::relay::{Parked, Relay};
+use sluice_spi::{ChannelFailure, Input, PeerAddr};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use tokio::net::TcpStream;
+
+impl Task {
+    /// The task of a connection of the worker before, whose sockets come with [`Task::resume`].
+    pub(in super::super) fn restored(
+        streams: Rc<Streams>,
+        source: Source,
+        connection: Connection,
+        peer: PeerAddr,
+    ) -> Self {
+        Self {
+            streams,
+            source,
+            connection,
+            client: None,
+            peer,
+            unsent: BytesMut::new(),
+            client_ended: false,
+            closing: false,
+            other: None,
+        }
+    }
+
+    /// Leaves joined streams, which have stopped, to the next worker. False: they cannot be left, and are reset.
+    pub(super) fn hand_over_streams(&self, parked: Parked) -> bool {
+        let sockets = vec![parked.client, parked.target];
+        self.leave(Doing::Streams(parked.state), sockets)
+    }
+
+    /// Stops a relay of datagrams and leaves it to the next worker. Whatever else a connection may be doing, it does not
+    /// outlive this one.
+    pub(super) async fn hand_over_datagrams(&mut self) {
+        let Some(Other {
+            channel,
+            datagrams: Some(running),
+            ..
+        }) = self.other.take_if(|other| other.datagrams.is_some())
+        else {
+            return;
+        };
+        let failure = ChannelFailure::Resources;
+        let Some(parked) = running.park().await else {
+            return self.tell(Input::ChannelFailed { channel, failure });
+        };
+        let Some(Ok(client)) = self.client.take().map(TcpStream::into_std) else {
+            return self.tell(Input::ChannelFailed { channel, failure });
+        };
+        let mut sockets = vec![OwnedFd::from(client), parked.client];
+        sockets.extend(parked.targets);
+        let doing = Doing::Datagrams {
+            relay: parked.state,
+            unsent: self.unsent.split().freeze(),
+        };
+        if !self.leave(doing, sockets) {
+            self.tell(Input::ChannelFailed { channel, failure });
+        }
+    }
+
+    fn leave(&self, doing: Doing, descriptors: Vec<OwnedFd>) -> bool {
+        let ground = &self.streams.ground;
+        let Some(left) = ground.with(|driver, now| driver.leave(&self.connection, now)) else {
+            reset(&descriptors);
+            return false;
+        };
+        let state = State {
+            local: left.local,
+            profile: left.profile.map(|profile| Profile::clone(&profile)),
+            checkpoint: left.checkpoint,
+            doing,
+        };
+        self.streams.handover.leave(KeptConnection {
+            session: left.session,
+            state: state.encode(),
+            descriptors,
+        });
+        true
+    }
+
+    /// Goes on where the worker before stopped, and then lives on as any other.
+    pub(in super::super) async fn resume(mut self, doing: Doing, sockets: Vec<OwnedFd>) {
+        let asked = self.connection.outbox.pop();
+        match (doing, asked) {
+            (
+                Doing::Streams(state),
+                Some(Ask::Join {
+                    local: session,
+                    second,
+                    ..
+                }),
+            ) => {
+                let Ok([client, target]) = <[OwnedFd; 2]>::try_from(sockets) else {
+                    return self.unlike().await;
+                };
+                let parked = Parked {
+                    client,
+                    target,
+                    state,
+                };
+                match Relay::resume(parked, &self.streams.pool, None, None) {
+                    Ok(relay) => self.run_relay(session, relay).await,
+                    Err(error) => {
+                        tracing::warn!("a connection does not go on after a restart: {error}");
+                        let (channel, failure) = (second, ChannelFailure::Resources);
+                        self.tell(Input::ChannelFailed { channel, failure });
+                    }
+                }
+            }
+            (Doing::Datagrams { relay, unsent }, Some(ask @ Ask::Relay { .. })) => {
+                self.unsent.extend_from_slice(&unsent);
+                self.resume_datagrams(relay, ask, sockets);
+            }
+            _ => {
+                reset(&sockets);
+                return self.unlike().await;
+            }
+        }
+        self.run().await;
+    }
+
+    fn resume_datagrams(&mut self, state: data::ParkedState, ask: Ask, sockets: Vec<OwnedFd>) {
+        let Ask::Relay {
+            local: session,
+            channel,
+            profile,
+            relay: spec,
+            ..
+        } = ask
+        else {
+            return;
+        };
+        let mut sockets = sockets.into_iter();
+        let (connection, client) = (sockets.next(), sockets.next());
+        self.client = connection.and_then(|connection| adopt(connection).ok());
+        let (Some(client), true) = (client, self.client.is_some()) else {
+            return self.lost();
+        };
+        let parked = data::Parked {
+            client,
+            targets: sockets.collect(),
+            state,
+        };
+        let asker = self.asker(profile.as_deref());
+        let questions = datagrams::questions(&self.streams, &self.source, self.peer.remote.ip(), profile);
+        let local = self.peer.local.ip().to_canonical();
+        match datagrams::resume(&self.streams, *spec, parked, local, questions, asker) {
+            Ok((relay, local)) => {
+                let running = datagrams::start(&self.streams, &self.connection, session, relay);
+                self.other = Some(Other {
+                    channel,
+                    opening: None,
+                    stream: None,
+                    timeouts: Timeouts::default(),
+                    datagrams: Some(running),
+                });
+                self.tell(Input::ChannelListening { channel, local });
+            }
+            Err(failure) => self.tell(Input::ChannelFailed { channel, failure }),
+        }
+    }
+
+    /// The machine is not what its sockets and the rest say it is.
+    async fn unlike(mut self) {
+        tracing::error!("a connection does not go on after a restart: its parts do not fit");
+        self.lost();
+        self.run().await;
+    }
+}
+
+fn adopt(connection: OwnedFd) -> io::Result<TcpStream> {
+    let stream = std::net::TcpStream::from(connection);
+    stream.set_nonblocking(true)?;
+    TcpStream::from_std(stream)
+}

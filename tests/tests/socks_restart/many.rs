@@ -1,0 +1,92 @@
+//! Many connections over a restart at once.
+
+use crate::case::{Case, passes};
+use sluice_testkit::Seeded;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Connections; `SLUICE_CONNECTIONS` says otherwise.
+const CONNECTIONS: usize = 600;
+
+fn connections() -> usize {
+    let wanted = std::env::var("SLUICE_CONNECTIONS").ok();
+    wanted.map_or(CONNECTIONS, |wanted| wanted.parse().unwrap())
+}
+
+/// Sends one octet again and again and gives the longest wait for its echo.
+fn longest_pause(stream: &mut TcpStream, stop: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        stream.write_all(b".").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        longest = longest.max(begun.elapsed());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    longest
+}
+
+fn echo(stream: &mut TcpStream) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        stream.write_all(&buffer[..count]).unwrap();
+    }
+}
+
+#[test]
+fn hundreds_of_connections_go_on_with_every_byte_and_the_same_sessions() {
+    let Some(mut case) = Case::start() else { return };
+    let (listener, _) = case.listen();
+    let mut pairs: Vec<(TcpStream, TcpStream)> = (0..connections()).map(|_| case.pair(&listener)).collect();
+    let (mut watched, mut echoing) = case.pair(&listener);
+    let mut random = Seeded::new(5);
+    for (client, server) in &mut pairs {
+        let text = random.bytes(100);
+        passes(client, server, &text);
+    }
+    let before = case.ids();
+    assert_eq!(before.len(), connections() + 1);
+    // On its way while the worker changes: said by half of them, and heard only afterwards.
+    let amid: Vec<Vec<u8>> = pairs.iter().map(|_| random.bytes(3000)).collect();
+    for ((client, server), text) in pairs.iter_mut().zip(&amid).step_by(2) {
+        client.write_all(text).unwrap();
+        server.write_all(text).unwrap();
+    }
+    let stop = AtomicBool::new(false);
+    let pause = std::thread::scope(|scope| {
+        scope.spawn(|| echo(&mut echoing));
+        let watching = scope.spawn(|| {
+            let longest = longest_pause(&mut watched, &stop);
+            watched.shutdown(std::net::Shutdown::Both).unwrap();
+            longest
+        });
+        case.restart();
+        stop.store(true, Ordering::Relaxed);
+        watching.join().unwrap()
+    });
+    println!("longest pause with {} connections: {pause:?}", connections());
+    assert!(pause < Duration::from_secs(3), "{pause:?}");
+    for ((client, server), text) in pairs.iter_mut().zip(&amid).step_by(2) {
+        assert_eq!(&crate::case::read(server, text.len()), text);
+        assert_eq!(&crate::case::read(client, text.len()), text);
+    }
+    for (client, server) in &mut pairs {
+        let text = random.bytes(100);
+        passes(client, server, &text);
+        passes(server, client, &text);
+    }
+    let mut after = case.ids();
+    after.retain(|id| before.contains(id));
+    assert!(
+        after.len() >= connections(),
+        "{} of {}",
+        after.len(),
+        before.len()
+    );
+    drop((pairs, watched, echoing));
+    sluice_tests::rig::wait_for("all sessions to end", Duration::from_secs(20), || {
+        case.gateway.sessions().is_empty().then_some(())
+    });
+}
