@@ -7,7 +7,7 @@ use std::time::Duration;
 
 pub(crate) const PASSWORD: &str = "correct horse battery";
 
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [gateway]
 name = "proxy"
 state_dir = "{dir}/state"

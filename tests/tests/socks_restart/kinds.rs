@@ -1,6 +1,6 @@
 //! Each kind of connection over a restart.
 
-use crate::case::{Case, passes, reply, wrapped};
+use crate::case::{CONFIG, Case, passes, reply, wrapped};
 use sluice_tests::rig::{sh, wait_for};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -201,6 +201,11 @@ fn a_fault_after_a_restart_ends_connections_and_the_gateway_comes_up() {
     let Some(mut case) = Case::start() else { return };
     let (listener, _) = case.listen();
     let (mut client, mut server) = case.pair(&listener);
+    let shards = |case: &Case| case.gateway.status().unwrap()["shards"].as_array().unwrap().len();
+    let former = shards(&case);
+    // Their number may change.
+    case.gateway
+        .configure(&CONFIG.replace("[gateway]", "[gateway]\nshards = 5"));
     case.restart();
     passes(&mut client, &mut server, b"before the fault");
     let status = case.gateway.status().unwrap();
@@ -211,6 +216,16 @@ fn a_fault_after_a_restart_ends_connections_and_the_gateway_comes_up() {
         (next["restarts"] != status["restarts"] && next["ready"] == true).then_some(())
     });
     assert!(matches!(client.read(&mut [0; 8]), Ok(0) | Err(_)));
+    // Two sockets and the records were held for the first of them, and nothing for the second; each shard has a socket to
+    // listen on and a queue of the TUN device.
+    let log = case.gateway.log();
+    let held: Vec<usize> = log
+        .split(" started with ")
+        .skip(1)
+        .map(|rest| rest.split(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!((held.len(), shards(&case)), (2, 5), "{log}");
+    assert_eq!(held[0] - 3 + 2 * 5, held[1] + 2 * former, "{log}");
     assert!(case.gateway.sessions().is_empty());
     let (mut client, mut server) = case.pair(&listener);
     passes(&mut client, &mut server, b"after the fault");
