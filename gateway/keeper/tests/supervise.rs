@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use rustix::process::Signal;
-use sluice_keeper::{EXIT_CANNOT_START, EXIT_CONFIGURATION, EXIT_FAILED, KeeperOptions, Link, run};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use sluice_keeper::{
+    EXIT_CANNOT_START, EXIT_CONFIGURATION, EXIT_FAILED, KeeperOptions, Link, OWN_DESCRIPTORS, run,
+};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
@@ -57,6 +59,11 @@ fn keeper() {
     options.crash_limit = number("KEEPER_TEST_CRASHES", 10) as usize;
     options.shutdown_grace = Duration::from_millis(number("KEEPER_TEST_GRACE", 15_000));
     options.descriptor_limit = number("KEEPER_TEST_LIMIT", 4096) as u32;
+    if let Ok(text) = std::env::var("KEEPER_TEST_FILES") {
+        let most = Some(text.parse().unwrap());
+        let (current, maximum) = (Some(100), most);
+        setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    }
     std::process::exit(run(with_role(options)).into());
 }
 
@@ -97,6 +104,7 @@ fn obey(link: &Link, held: &mut Vec<(String, OwnedFd)>, words: &[&str]) -> Strin
     match words {
         ["names"] => format!("{:?}", held.iter().map(|(name, _)| name).collect::<Vec<_>>()),
         ["count"] => held.len().to_string(),
+        ["room"] => link.room().to_string(),
         ["listen"] => {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             link.store("listener", &[listener.as_fd()]).unwrap();
@@ -433,6 +441,22 @@ fn the_descriptor_limit_holds_on_both_sides() {
     kill(worker.pid, Signal::KILL);
     let mut worker = gateway.worker();
     assert_eq!(worker.ask("count"), "2");
+    worker.tell("stop");
+    assert_eq!(gateway.end().0.code(), Some(0));
+}
+
+#[test]
+fn the_descriptor_limit_is_within_the_hard_limit_of_open_files() {
+    let gateway = Gateway::start(&[("KEEPER_TEST_FILES", "500")]);
+    let mut worker = gateway.worker();
+    let room = 500 - OWN_DESCRIPTORS;
+    assert_eq!(worker.ask("room"), room.to_string());
+    assert_eq!(worker.ask(&format!("store 0 {room}")), "stored");
+    assert!(worker.ask("store-two x").contains("they are used up"));
+    assert_eq!(worker.ask("room"), "0");
+    kill(worker.pid, Signal::KILL);
+    let mut worker = gateway.worker();
+    assert_eq!(worker.ask("count"), room.to_string());
     worker.tell("stop");
     assert_eq!(gateway.end().0.code(), Some(0));
 }
