@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 /// Bytes of a message of an echo.
@@ -21,8 +22,18 @@ const MESSAGE: usize = 64;
 const DATAGRAM: usize = 512;
 /// After so long without an answer, datagrams are taken for lost and others sent.
 const LOST: Duration = Duration::from_millis(50);
-/// Bytes that bulk clients read and write at once.
+/// Bytes that bulk clients and targets read and write at once, before others have their turns.
 const CHUNK: usize = 256 << 10;
+/// What the kernel keeps for each socket, at the most: the rest of a bulk load must not be in buffers.
+const SOCKET_BUFFER: u32 = 512 << 10;
+
+/// A socket for a connection or for a listener.
+fn socket() -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    Ok(socket)
+}
 
 /// Who asks whom.
 #[derive(Clone, Debug)]
@@ -226,6 +237,7 @@ async fn bulk(share: &Share, direction: Direction) -> io::Result<()> {
                     bytes => share.count(bytes),
                 },
             }
+            yield_now().await;
         }
     };
     if let Ok(result) = tokio::time::timeout_at(share.end, endless).await {

@@ -17,7 +17,7 @@ pub(super) struct Client {
 impl Client {
     /// Connects and logs in.
     pub(super) async fn connect(login: &Login) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(login.server).await?;
+        let mut stream = super::socket()?.connect(login.server).await?;
         stream.set_nodelay(true)?;
         stream.write_all(&[5, 1, 2]).await?;
         let mut answer = [0; 2];

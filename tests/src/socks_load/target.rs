@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::yield_now;
 
 /// Ports to connect to: each has ephemeral ports of its own for connections that have just ended.
 const PORTS: usize = 8;
@@ -33,10 +34,14 @@ pub(super) struct Target {
 impl Target {
     /// Starts the targets. Bytes that are thrown away and datagrams that come are counted as units.
     pub(super) async fn start(units: &Rc<Cell<u64>>) -> io::Result<Self> {
-        let anywhere = (Ipv4Addr::LOCALHOST, 0);
+        /// Connections that wait to be accepted.
+        const BACKLOG: u32 = 1024;
+        let anywhere = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
         let mut addresses = Vec::new();
         for _ in 0..PORTS {
-            let listener = TcpListener::bind(anywhere).await?;
+            let socket = super::socket()?;
+            socket.bind(anywhere)?;
+            let listener = socket.listen(BACKLOG)?;
             addresses.push(listener.local_addr()?);
             tokio::task::spawn_local(accept(listener, units.clone()));
         }
@@ -80,12 +85,14 @@ async fn serve(mut stream: TcpStream, units: &Cell<u64>) -> io::Result<()> {
             let buffer = vec![0; CHUNK];
             loop {
                 stream.write_all(&buffer).await?;
+                yield_now().await;
             }
         }
         Some(b'k') => {
             let mut buffer = vec![0; CHUNK];
             while length > 0 {
                 units.set(units.get() + length as u64);
+                yield_now().await;
                 length = stream.read(&mut buffer).await?;
             }
         }
