@@ -44,9 +44,20 @@ impl Gateway {
 
     /// As [`Gateway::start`], in a directory that was prepared.
     pub fn start_in(directory: TempDir, namespace: &Namespace, config: &str, users: &[(&str, &str)]) -> Self {
+        Self::start_within(directory, namespace, config, users, None)
+    }
+
+    /// As [`Gateway::start_in`], with a limit of open files.
+    pub fn start_within(
+        directory: TempDir,
+        namespace: &Namespace,
+        config: &str,
+        users: &[(&str, &str)],
+        files: Option<u32>,
+    ) -> Self {
         write_configuration(directory.path(), config);
         let mut gateway = Self {
-            child: spawn(namespace, directory.path()),
+            child: spawn(namespace, directory.path(), files),
             directory,
             namespace: namespace.name().to_owned(),
         };
@@ -59,7 +70,7 @@ impl Gateway {
 
     /// Starts it once more after [`Gateway::stop`], and waits until it says that it is ready.
     pub fn start_again(&mut self, namespace: &Namespace) {
-        self.child = spawn(namespace, self.directory());
+        self.child = spawn(namespace, self.directory(), None);
         self.wait_ready();
     }
 
@@ -289,14 +300,21 @@ impl Drop for Gateway {
     }
 }
 
-fn spawn(namespace: &Namespace, directory: &Path) -> Child {
+fn spawn(namespace: &Namespace, directory: &Path, files: Option<u32>) -> Child {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(directory.join("gateway.log"))
         .unwrap();
-    namespace
-        .command(Gateway::binary())
+    let mut command = match files {
+        Some(files) => {
+            let mut command = namespace.command("prlimit");
+            command.arg(format!("--nofile={files}")).arg(Gateway::binary());
+            command
+        }
+        None => namespace.command(Gateway::binary()),
+    };
+    command
         .args(["run", "--config"])
         .arg(directory.join("sluice.toml"))
         .current_dir(directory)

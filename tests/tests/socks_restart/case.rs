@@ -59,15 +59,17 @@ fn address(octets: &[u8]) -> SocketAddr {
 impl Case {
     /// A gateway with the user bob; `None`: this machine is not for such tests.
     pub(crate) fn start() -> Option<Self> {
-        Self::with(CONFIG)
+        Self::within(None)
     }
 
-    pub(crate) fn with(config: &str) -> Option<Self> {
+    /// The same with a limit of open files.
+    pub(crate) fn within(files: Option<u32>) -> Option<Self> {
         if !ready() {
             return None;
         }
         let namespace = Namespace::new("restart");
-        let gateway = Gateway::start(&namespace, config, &[("bob", PASSWORD)]);
+        let directory = tempfile::tempdir().unwrap();
+        let gateway = Gateway::start_within(directory, &namespace, CONFIG, &[("bob", PASSWORD)], files);
         Some(Self { gateway, namespace })
     }
 

@@ -90,3 +90,52 @@ fn hundreds_of_connections_go_on_with_every_byte_and_the_same_sessions() {
         case.gateway.sessions().is_empty().then_some(())
     });
 }
+
+/// Open files of a gateway that has too few, and of its keeper, which keeps some of them for itself.
+const FILES: u32 = 800;
+const TOO_MANY: usize = 300;
+
+#[test]
+fn connections_for_which_there_is_no_room_end_and_the_others_stay() {
+    let Some(mut case) = Case::within(Some(FILES)) else {
+        return;
+    };
+    let (listener, _) = case.listen();
+    let mut pairs: Vec<(TcpStream, TcpStream)> = (0..TOO_MANY).map(|_| case.pair(&listener)).collect();
+    let before = case.ids();
+    case.restart();
+    let after = case.ids();
+    assert!(after.iter().all(|id| before.contains(id)));
+    let room = (FILES - sluice_keeper::OWN_DESCRIPTORS) as usize / 2;
+    assert!(
+        (room - 20..=room).contains(&after.len()),
+        "{}\n{}",
+        after.len(),
+        case.gateway.last_log()
+    );
+    let lost = TOO_MANY - after.len();
+    let log = case.gateway.log();
+    assert!(log.contains(&format!("\"lost\":{lost}")), "{log}");
+    let token = case.gateway.token(&["read"]);
+    let series = "sluice_restore_sessions_total{result=\"lost\"}";
+    assert_eq!(case.gateway.metric(&token, series), lost as f64);
+    let ended = case.gateway.json(&["sessions", "list", "--history"]);
+    let ended = ended["items"].as_array().unwrap();
+    let not_restored = ended.iter().filter(|session| {
+        session["end"]["code"] == "not_restored" && session["end"]["cause"] == "nas-reboot"
+    });
+    assert_eq!(not_restored.count(), lost);
+    let mut went_on = 0;
+    for (client, server) in &mut pairs {
+        let reset = client.write_all(b"hello").is_err();
+        if reset {
+            let error = server.read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+            continue;
+        }
+        assert_eq!(crate::case::read(server, 5), b"hello");
+        passes(server, client, b"and back");
+        went_on += 1;
+    }
+    assert_eq!(went_on, after.len());
+}
