@@ -105,6 +105,10 @@ impl Module for L2tp {
         }
     }
 
+    fn conceal(&self, packet: &mut [u8]) {
+        crate::wire::conceal(packet);
+    }
+
     fn steering_program(&self, shards: Shards) -> Option<Vec<(u16, u8, u8, u32)>> {
         (shards.count() > 1).then(|| crate::steering::program(shards))
     }

@@ -75,6 +75,15 @@ impl PppHeader {
         self.pfc && protocol < 0x100
     }
 
+    /// Overwrites the password in a packet from the wire, where it holds one.
+    pub fn conceal(packet: &mut [u8]) {
+        if let Some((protocol::PAP, information)) = Self::open(packet)
+            && let Some(information) = packet.get_mut(information)
+        {
+            crate::wire::pap::conceal(information);
+        }
+    }
+
     /// Finds protocol number and information of a packet from the wire, with or without address and control,
     /// with a protocol field of one octet or two. `None`: too short. A number that breaks the rules for protocol
     /// fields (an even low octet) is given as it is: nobody speaks that protocol.

@@ -88,6 +88,12 @@ pub trait Module: Send + Sync {
         Demux::Control
     }
 
+    /// Overwrites the passwords in a datagram, in place and without changing its length, before it is shown to a
+    /// person. Whatever is not understood stays as it is. Datagrams only.
+    fn conceal(&self, packet: &mut [u8]) {
+        let _ = packet;
+    }
+
     /// A classic BPF program for `SO_ATTACH_REUSEPORT_CBPF` that computes what [`Module::steer`] does, as
     /// (code, jt, jf, k); an out-of-range result falls back to the kernel's hash of the addresses. `None`: the
     /// hash alone is right.

@@ -23,6 +23,8 @@ pub(crate) struct Caller {
     pub(crate) who: String,
     /// What it may do.
     pub(crate) scopes: Vec<Scope>,
+    /// The id of its token, where it has one.
+    pub(crate) token: Option<String>,
 }
 
 impl Caller {
@@ -35,12 +37,14 @@ impl Caller {
             return Some(Self {
                 who: format!("token:{}", token.id),
                 scopes: token.scopes,
+                token: Some(token.id),
             });
         }
         match peer {
             Peer::Local { uid, trusted: true } => Some(Self {
                 who: format!("local:uid={uid}"),
                 scopes: vec![Scope::Admin],
+                token: None,
             }),
             _ => None,
         }
@@ -55,6 +59,8 @@ impl Caller {
 /// One admitted request.
 pub(crate) struct Call {
     pub(crate) plane: Arc<Plane>,
+    /// The id of the caller's token, where it has one.
+    pub(crate) token: Option<String>,
     /// The placeholders of the path, without the action after the last one.
     pub(crate) path: Vec<(String, String)>,
     /// The path as it was asked for, for links.

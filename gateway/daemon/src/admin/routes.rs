@@ -143,8 +143,9 @@ impl Exchange {
             .as_ref()
             .map_or("anonymous", |caller| &caller.who)
             .to_owned();
+        let token = caller.as_ref().and_then(|caller| caller.token.clone());
         let result = match self.admit(operation, caller) {
-            Ok(()) => self.run(operation, path, request).await,
+            Ok(()) => self.run(operation, token, path, request).await,
             Err(problem) => Err(problem),
         };
         let code = result.as_ref().err().map(|problem| problem.code);
@@ -207,6 +208,7 @@ impl Exchange {
     async fn run(
         &self,
         operation: &'static Operation,
+        token: Option<String>,
         path: Vec<(String, String)>,
         request: Request<Body>,
     ) -> Result<Response<Body>, Problem> {
@@ -220,6 +222,7 @@ impl Exchange {
             }
             let call = Call {
                 plane: self.plane.clone(),
+                token,
                 path,
                 target: self.target.clone(),
                 query,

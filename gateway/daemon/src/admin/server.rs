@@ -281,6 +281,7 @@ impl Server {
             let Some(place) = self.place() else { continue };
             let peer = Peer::Remote { address };
             let _ = stream.set_nodelay(true);
+            self.limit_silence(&stream);
             let serve = self.connection(peer, place);
             let Some(certificate) = &certificate else {
                 tokio::spawn(serve.run(stream));
@@ -317,6 +318,7 @@ impl Server {
     async fn metrics(mut self, listener: tokio::net::TcpListener) {
         while let Some((stream, address)) = self.accept(|context| listener.poll_accept(context)).await {
             let Some(place) = self.place() else { continue };
+            self.limit_silence(&stream);
             tokio::spawn(self.connection(Peer::Metrics { address }, place).run(stream));
         }
         self.last_answers().await;
@@ -343,6 +345,14 @@ impl Server {
         let all = u32::try_from(self.all).unwrap_or(u32::MAX);
         // An error means that nobody can have a place, which is the same.
         let _ = self.places.acquire_many(all).await;
+    }
+
+    /// Has the kernel end a connection whose peer takes none of an answer for too long: it would keep its place for
+    /// ever (RFC 5482, 4.1).
+    fn limit_silence(&self, stream: &tokio::net::TcpStream) {
+        let millis = u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX);
+        // Where it cannot be set the connection is gone already.
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, millis);
     }
 
     fn place(&self) -> Option<OwnedSemaphorePermit> {

@@ -397,10 +397,14 @@ impl Harness {
 
     /// Opens an event stream.
     pub(crate) fn follow(&self, query: &str, last: Option<&str>) -> EventLines {
+        self.follow_as(&self.admin_token, query, last)
+    }
+
+    /// Opens an event stream with a token.
+    pub(crate) fn follow_as(&self, token: &str, query: &str, last: Option<&str>) -> EventLines {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let last = last.map_or_else(String::new, |last| format!("Last-Event-ID: {last}\r\n"));
-        let token = &self.admin_token;
         let text = format!(
             "GET /v1/events{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{last}\r\n"
         );

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 /// Most tokens kept: every request without a known one is compared with one hash only, so this bounds the file.
 pub(crate) const MAX_TOKENS: usize = 1000;
@@ -133,6 +134,8 @@ pub enum TokenError {
 pub struct Tokens {
     path: PathBuf,
     list: Mutex<Vec<Token>>,
+    /// Counts the tokens that were deleted.
+    deleted: watch::Sender<u64>,
 }
 
 /// What was found at the start.
@@ -151,6 +154,7 @@ impl Tokens {
         let tokens = Self {
             path: path.to_owned(),
             list: Mutex::new(Vec::new()),
+            deleted: watch::Sender::new(0),
         };
         let mut warning = None;
         match std::fs::read(path) {
@@ -248,7 +252,24 @@ impl Tokens {
         }
         self.save(&changed)?;
         *list = changed;
+        drop(list);
+        self.deleted.send_modify(|count| *count += 1);
         Ok(true)
+    }
+
+    /// Waits until a token is there no more.
+    pub(crate) async fn gone(&self, id: &str) {
+        let mut deleted = self.deleted.subscribe();
+        loop {
+            deleted.borrow_and_update();
+            if !self.lock().iter().any(|token| token.id == id) {
+                return;
+            }
+            // An error means that all tokens are gone, which is the same.
+            if deleted.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// All tokens, the oldest first.

@@ -58,9 +58,20 @@ impl<P: Plane> Driver<P> {
     ) {
         let own = |traced: &&Traced| traced.slot == slot.0 && traced.local == session;
         if let Some(traced) = self.traced.iter().find(own) {
-            self.traces
-                .datagram(traced.id, direction, peer, packet, now.instant, now.wall);
+            self.capture(traced, direction, peer, packet, now);
         }
+    }
+
+    /// Puts a packet into a trace, without the passwords in it.
+    fn capture(&self, traced: &Traced, direction: Direction, peer: PeerAddr, packet: &[u8], now: Now) {
+        let listener = self.slots.get(traced.slot).map(|tunnel| tunnel.listener);
+        let Some(entry) = listener.and_then(|listener| self.listeners.get(listener)) else {
+            return;
+        };
+        let mut packet = packet.to_vec();
+        entry.module.conceal(&mut packet);
+        self.traces
+            .datagram(traced.id, direction, peer, &packet, now.instant, now.wall);
     }
 
     /// Captures a datagram of a machine: a control message for each traced session of it, and user data only for
@@ -86,8 +97,7 @@ impl<P: Plane> Driver<P> {
                 Some(Demux::Drop(_)) | None => false,
             };
             if wanted {
-                self.traces
-                    .datagram(traced.id, direction, peer, packet, now.instant, now.wall);
+                self.capture(traced, direction, peer, packet, now);
             }
         }
     }

@@ -548,7 +548,7 @@ fn a_call_to_nobody_is_told_to_have_failed() {
 }
 
 #[test]
-fn a_trace_ends_with_its_session() {
+fn a_trace_ends_with_its_session_and_r39_holds_no_password() {
     let mut world = World::new(LacConfig { calls: 1, ..lac() }, None);
     world.run(Duration::from_secs(2));
     let (id, start) = (world.sessions()[0].id, world.now);
@@ -558,6 +558,13 @@ fn a_trace_ends_with_its_session() {
         .unwrap();
     assert!(world.driver.trace(id, true, world.now));
     assert!(traces.is_on(id, world.now.instant));
+    let (slot, local) = world.driver.by_session[&id];
+    let pap = b"\x00\x02\x00\x01\x00\x02\xc0\x23\x01\x07\x00\x12\x05alice\x07hunter2";
+    let (slot, way) = (MachineKey(slot), sluice_spi::Direction::In);
+    world.driver.tapped(slot, local, way, peer(), pap, world.now);
+    let file = traces.capture(id).unwrap();
+    let holds = |text: &[u8]| file.windows(text.len()).any(|window| window == text);
+    assert!(holds(b"alice\x07*******") && !holds(b"hunter2"));
     world.driver.terminate(id, TerminateCause::AdminReset, world.now);
     world.run(Duration::from_secs(10));
     assert!(world.sessions().is_empty() && !traces.is_on(id, world.now.instant));

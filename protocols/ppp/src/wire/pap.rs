@@ -11,6 +11,9 @@ pub const ACK: u8 = 2;
 /// Code of Authenticate-Nak.
 pub const NAK: u8 = 3;
 
+/// What a concealed password is overwritten with.
+pub const CONCEALED: u8 = b'*';
+
 /// The body of an Authenticate-Request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
@@ -48,6 +51,19 @@ impl<'a> Request<'a> {
 /// The buffer held a password: hand it to the type that wipes it.
 fn zeroize_body(body: Vec<u8>) {
     drop(Secret::new(body));
+}
+
+/// Overwrites the password in the information field of a PAP packet. What is cut short is overwritten as far as it
+/// is there.
+pub fn conceal(information: &mut [u8]) {
+    let Some((header, body)) = information.split_first_chunk_mut::<4>() else {
+        return;
+    };
+    if let ([REQUEST, ..], Some((&mut name, rest))) = (header, body.split_first_mut())
+        && let Some([_, password @ ..]) = rest.get_mut(usize::from(name)..)
+    {
+        password.fill(CONCEALED);
+    }
 }
 
 /// The message of an Ack or Nak. Peers that leave it out altogether, without even a length, are understood.

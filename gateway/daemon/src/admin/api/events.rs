@@ -39,21 +39,29 @@ pub(crate) async fn follow(call: Call) -> Result {
     params.finish()?;
     let last = call.headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let cursor = call.plane.events().follow(last, filter);
-    let stream = futures_util::stream::unfold((call.plane.clone(), cursor), next);
+    let stream = futures_util::stream::unfold((call.plane.clone(), call.token.clone(), cursor), next);
     let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("alive");
     Ok(Sse::new(stream).keep_alive(heartbeat).into_response())
 }
 
-type State = (Arc<Plane>, Cursor);
+/// Whom a stream is for: it ends with the token it was asked for with.
+type State = (Arc<Plane>, Option<String>, Cursor);
 
-async fn next((plane, mut cursor): State) -> Option<(std::result::Result<Event, Infallible>, State)> {
+async fn next((plane, token, mut cursor): State) -> Option<(std::result::Result<Event, Infallible>, State)> {
     let mut stop = plane.stopping();
+    let revoked = async {
+        match &token {
+            Some(token) => plane.tokens().gone(token).await,
+            None => std::future::pending().await,
+        }
+    };
     // What happened before the end is still told.
     let sent = tokio::select! {
         biased;
+        () = revoked => return None,
         sent = plane.events().wait(&mut cursor) => sent?,
         () = stopped(&mut stop) => return None,
     };
     let event = Event::default().id(sent.id).event(sent.name).data(sent.data);
-    Some((Ok(event), (plane, cursor)))
+    Some((Ok(event), (plane, token, cursor)))
 }

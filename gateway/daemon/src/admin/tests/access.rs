@@ -231,6 +231,39 @@ fn slow_and_silent_clients_are_dropped_and_do_not_keep_others_out() {
 }
 
 #[test]
+fn a_client_that_takes_no_answer_loses_its_place() {
+    let harness = Harness::start_with(|text| {
+        let text = text.replace("max_connections = 8", "max_connections = 4");
+        text.replace("request_timeout = \"2s\"", "request_timeout = \"1s\"")
+    });
+    let asked = request(None, "GET", "/v1/openapi.json", "").replace("Connection: close\r\n", "");
+    // Answers without end, and nobody who takes them.
+    let deaf: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = TcpStream::connect(harness.address).unwrap();
+            stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+            while stream.write_all(asked.as_bytes()).is_ok() {}
+            stream
+        })
+        .collect();
+    let served = (0..200).any(|_| {
+        let mut stream = TcpStream::connect(harness.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let _ = stream.write_all(request(None, "GET", "/livez", "").as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let served = answer.starts_with(b"HTTP/1.1 200");
+        if !served {
+            // The kernel's clock decides when a place is free: there is nothing to wait for but it.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        served
+    });
+    assert!(served, "the places stay taken");
+    drop(deaf);
+}
+
+#[test]
 fn changes_and_refusals_are_in_the_audit_log_and_reading_is_not() {
     let harness = Harness::start();
     harness.ask("POST", "/v1/drain", "{\"draining\": true}");

@@ -65,6 +65,25 @@ fn streams_end_with_the_gateway() {
 }
 
 #[test]
+fn a_stream_ends_with_the_token_it_was_asked_for_with() {
+    let harness = Harness::start();
+    let token = harness.token(&[Scope::Read]);
+    let mut stream = harness.follow_as(&token, "", None);
+    stream.until("\r\n\r\n");
+    let other = harness.token(&[Scope::Read]);
+    let delete = |token: &str| {
+        let id = token.split('_').nth(1).unwrap();
+        let reply = harness.ask("DELETE", &format!("/v1/tokens/{id}"), "");
+        assert_eq!(reply.status, 204);
+    };
+    delete(&other);
+    let seen = harness.session(1, "ann").to_string();
+    stream.until(&seen);
+    delete(&token);
+    assert!(stream.ends());
+}
+
+#[test]
 fn a_trace_is_started_read_downloaded_and_ended() {
     let harness = Harness::start();
     let id = harness.session(1, "ann");
