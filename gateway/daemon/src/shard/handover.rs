@@ -219,3 +219,6 @@ impl<P: Plane> Driver<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

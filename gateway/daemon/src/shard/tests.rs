@@ -22,7 +22,7 @@ const PASSWORD: &[u8] = b"password";
 
 /// A data plane that keeps what is sent.
 #[derive(Default)]
-struct FakePlane {
+pub(super) struct FakePlane {
     sent: VecDeque<Vec<u8>>,
     paths: BTreeMap<u32, PathSpec>,
     tapped: Vec<u32>,
@@ -83,8 +83,8 @@ impl Plane for FakePlane {
 }
 
 /// Knows one password. Answers at once, or keeps the question for the test to answer.
-struct OnePassword {
-    later: Option<Arc<Mutex<Vec<Ticket>>>>,
+pub(super) struct OnePassword {
+    pub(super) later: Option<Arc<Mutex<Vec<Ticket>>>>,
 }
 
 fn profile(request: &AuthRequest) -> Result<Profile, RejectReason> {
@@ -109,7 +109,7 @@ impl Authority for OnePassword {
 }
 
 #[derive(Clone, Default)]
-struct Counted(Arc<Mutex<BTreeMap<&'static str, u32>>>);
+pub(super) struct Counted(Arc<Mutex<BTreeMap<&'static str, u32>>>);
 
 impl Counters for Counted {
     fn dropped(&self, _: &'static str, reason: &'static str) {
@@ -123,7 +123,7 @@ impl Counters for Counted {
 
 /// What became of calls that came to nothing.
 #[derive(Default)]
-struct Failed(Mutex<Vec<(String, String)>>);
+pub(super) struct Failed(Mutex<Vec<(String, String)>>);
 
 impl Observer for Failed {
     fn on_event(&self, event: &EngineEvent) {
