@@ -8,6 +8,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// How the socket of a connection is made.
@@ -24,8 +25,7 @@ pub(crate) struct Dial<'a> {
 
 impl Dial<'_> {
     /// Connects to an address. The system calls are those it takes and no more: socket, TCP_NODELAY, what the way
-    /// asks for, connect, and the registration; the socket's error is asked for only if connect did not finish at
-    /// once.
+    /// asks for, connect, and the registration; the socket's error is asked for only where there is one.
     pub(crate) async fn connect(self, address: SocketAddr) -> Result<TcpStream, Failed> {
         let connecting = self.connect_unlimited(address);
         let result = match tokio::time::timeout(self.timeout, connecting).await {
@@ -46,7 +46,12 @@ impl Dial<'_> {
         if finished {
             return Ok(stream);
         }
-        stream.writable().await.map_err(|error| Failed::socket(&error))?;
+        let ready = stream.ready(Interest::WRITABLE).await;
+        let ready = ready.map_err(|error| Failed::socket(&error))?;
+        // A connection that failed is ready for writing and closed for it (EPOLLERR and EPOLLHUP, epoll_ctl(2)).
+        if !ready.is_write_closed() {
+            return Ok(stream);
+        }
         match stream.take_error() {
             Ok(None) => Ok(stream),
             Ok(Some(error)) => {

@@ -5,13 +5,14 @@ use crate::admin::calls::Calls;
 use serde_json::json;
 use sluice_core::{EngineEvent, Observer, SessionId};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::watch;
 
 /// Events kept for readers that come back with `Last-Event-ID`.
 pub(crate) const RING: usize = 10_000;
 
+#[derive(Clone)]
 struct Kept {
     number: u64,
     at: SystemTime,
@@ -19,7 +20,7 @@ struct Kept {
 }
 
 struct Ring {
-    kept: VecDeque<Arc<Kept>>,
+    kept: VecDeque<Kept>,
     next: u64,
 }
 
@@ -100,17 +101,19 @@ impl Events {
     }
 
     fn push(&self, event: EngineEvent, at: SystemTime) {
-        let next = {
+        let (next, _gone) = {
             let mut ring = self.lock();
             let number = ring.next;
             ring.next += 1;
-            if ring.kept.len() >= self.capacity {
-                ring.kept.pop_front();
-            }
-            ring.kept.push_back(Arc::new(Kept { number, at, event }));
-            ring.next
+            let full = ring.kept.len() >= self.capacity;
+            let gone = full.then(|| ring.kept.pop_front());
+            ring.kept.push_back(Kept { number, at, event });
+            (ring.next, gone)
         };
-        self.news.send_replace(next);
+        // Whoever subscribes after this looks into the ring before it waits.
+        if self.news.receiver_count() > 0 {
+            self.news.send_replace(next);
+        }
     }
 
     /// Readers that follow the stream now.

@@ -113,16 +113,5 @@ fn filter(level: &str) -> Result<EnvFilter, LogError> {
     Ok(EnvFilter::new(level))
 }
 
-/// A span for everything that is logged about one session: each line inside carries its id, peer and user.
-/// The user is filled in by [`set_user`] once it is known.
-pub fn session_span(session: &str, peer: &dyn std::fmt::Display) -> tracing::Span {
-    tracing::error_span!("session", session, %peer, user = tracing::field::Empty)
-}
-
-/// Says whose session a span of [`session_span`] is. `user` is a checked identity or escaped text.
-pub fn set_user(span: &tracing::Span, user: &str) {
-    span.record("user", user);
-}
-
 #[cfg(test)]
 mod tests;

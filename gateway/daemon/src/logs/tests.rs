@@ -1,4 +1,4 @@
-use super::{EventLog, Limiter, Permit, check_level, colours_wanted, session_span, set_user};
+use super::{EventLog, Limiter, Permit, check_level, colours_wanted};
 use sluice_core::{EngineEvent, Observer};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -77,20 +77,6 @@ fn lines(work: impl FnOnce()) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn a_line_of_a_session_carries_its_id_peer_and_user() {
-    let lines = lines(|| {
-        let span = session_span("01SESSION", &"192.0.2.7:1701");
-        set_user(&span, "ann@home.example");
-        span.in_scope(|| tracing::info!("established"));
-    });
-    assert_eq!(lines[0]["message"], "established");
-    let span = &lines[0]["span"];
-    assert_eq!(span["session"], "01SESSION");
-    assert_eq!(span["peer"], "192.0.2.7:1701");
-    assert_eq!(span["user"], "ann@home.example");
-}
-
-#[test]
 fn the_life_of_a_session_is_logged_with_its_id_peer_and_user() {
     let harness = crate::admin::testing::Harness::start();
     let id = harness.session(1, "ann@home");
@@ -115,9 +101,9 @@ fn the_life_of_a_session_is_logged_with_its_id_peer_and_user() {
     assert!(lines[0]["addresses"].as_str().unwrap().starts_with("10.64.0."));
     assert_eq!(lines[1]["cause"], "user-request");
     for line in lines {
-        assert_eq!(line["span"]["session"], id.to_string());
-        assert_eq!(line["span"]["peer"], "192.0.2.1:1701");
-        assert_eq!(line["span"]["user"], "ann@home");
+        assert_eq!(line["session"], id.to_string());
+        assert_eq!(line["peer"], "192.0.2.1:1701");
+        assert_eq!(line["user"], "ann@home");
     }
 }
 

@@ -47,6 +47,11 @@ impl Ground {
         false
     }
 
+    /// Gives a task the driver for a moment, for what changes no timer and asks nothing of the loop.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut Driver<UserPath>) -> R) -> R {
+        look(&mut self.driver.borrow_mut())
+    }
+
     /// Gives a task the driver for a moment, and sees to it that the loop keeps to what came of it.
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Driver<UserPath>, Now) -> R) -> R {
         let now = clock();

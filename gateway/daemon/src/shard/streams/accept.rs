@@ -15,11 +15,20 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Takes in the connections of one listening socket, for as long as the shard lives.
 pub(in super::super) async fn accept(streams: Rc<Streams>, source: Source, listener: TcpListener) {
     let mut complained = false;
+    // Connections have it from their listener, unless that listens everywhere.
+    let own = listener
+        .local_addr()
+        .ok()
+        .filter(|own| !own.ip().is_unspecified());
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
                 complained = false;
-                take_in(&streams, &source, stream, remote);
+                let local = own.map_or_else(|| stream.local_addr(), Ok);
+                // Else it is gone already.
+                if let Ok(local) = local {
+                    take_in(&streams, &source, stream, PeerAddr { remote, local });
+                }
             }
             Err(error) if concerns_one(&error) => {}
             Err(error) => {
@@ -48,11 +57,7 @@ fn count(streams: &Streams, source: &Source, reason: &str) {
     }
 }
 
-fn take_in(streams: &Rc<Streams>, source: &Source, stream: TcpStream, remote: std::net::SocketAddr) {
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
-    let peer = PeerAddr { remote, local };
+fn take_in(streams: &Rc<Streams>, source: &Source, stream: TcpStream, peer: PeerAddr) {
     let made = streams
         .ground
         .with(|driver, now| driver.connected(source.listener, peer, now));

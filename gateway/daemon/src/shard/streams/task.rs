@@ -18,7 +18,7 @@ use sluice_spi::{
 use std::future::poll_fn;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,8 +40,8 @@ const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// A channel that was asked for, once it is known what became of it.
 enum Opened {
-    /// It is connected, and ends by itself after these times.
-    Stream(TcpStream, Timeouts),
+    /// It is connected to this address, and ends by itself after these times.
+    Stream(TcpStream, SocketAddr, Timeouts),
     /// It waits for its connection at an address.
     Listening(Box<sluice_egress::Waiting>, Box<Question>),
     /// It is not there.
@@ -138,7 +138,7 @@ impl Task {
             && self
                 .streams
                 .ground
-                .with(|driver, _| driver.wants_bytes(&self.connection, ChannelRef::FIRST));
+                .look(|driver| driver.wants_bytes(&self.connection, ChannelRef::FIRST));
         let client = self.client.as_ref();
         let unsent = !self.unsent.is_empty();
         let opening = self.other.as_mut().and_then(|other| other.opening.as_mut());
@@ -319,11 +319,17 @@ impl Task {
             };
             match streams.connector.connect(request).await {
                 Ok(connected) => {
-                    let address = connected.address.or_else(|| connected.stream.peer_addr().ok());
-                    let effects = address
-                        .map(|address| question.effects(address))
-                        .unwrap_or_default();
-                    Opened::Stream(connected.stream, timeouts(&effects))
+                    // Asked for only where it is not known: of an upstream.
+                    let remote = match (&connected.way.upstream, connected.address) {
+                        (None, Some(address)) => Ok(address),
+                        _ => connected.stream.peer_addr(),
+                    };
+                    // Else it was reset before anybody looked.
+                    let Ok(remote) = remote else {
+                        return Opened::Failed(ChannelFailure::Refused);
+                    };
+                    let effects = question.effects(connected.address.unwrap_or(remote));
+                    Opened::Stream(connected.stream, remote, timeouts(&effects))
                 }
                 Err(failed) => {
                     log_failure(&origin.listener, peer, &target, &failed, &question);
@@ -369,13 +375,9 @@ impl Task {
         let channel = other.channel;
         other.opening = None;
         match opened {
-            Opened::Stream(stream, timeouts) => {
-                let ends = stream
-                    .local_addr()
-                    .and_then(|local| Ok((local, stream.peer_addr()?)));
-                let _ = stream.set_nodelay(true);
-                match ends {
-                    Ok((local, remote)) => {
+            Opened::Stream(stream, remote, timeouts) => {
+                match stream.local_addr() {
+                    Ok(local) => {
                         other.stream = Some(stream);
                         other.timeouts = timeouts;
                         self.tell(Input::ChannelOpened {
@@ -453,7 +455,7 @@ impl Task {
         let carried = Rc::new(move || carried(meter.stats()));
         self.streams
             .ground
-            .with(|driver, _| driver.set_carried(&self.connection, session, carried));
+            .look(|driver| driver.set_carried(&self.connection, session, carried));
         let end = match self.relay(relay, &handle).await {
             Outcome::Ended(ended) => join_end(ended.cause),
             Outcome::Parked(parked) => match self.hand_over_streams(*parked) {
@@ -534,7 +536,7 @@ async fn come(waiting: sluice_egress::Waiting, question: Question) -> Opened {
     use sluice_egress::Judge;
     match waiting.accept(NOBODY_CAME).await {
         Ok((stream, remote)) if question.address(remote).is_ok() => {
-            Opened::Stream(stream, timeouts(&question.effects(remote)))
+            Opened::Stream(stream, remote, timeouts(&question.effects(remote)))
         }
         Ok(_) => Opened::Failed(ChannelFailure::Denied),
         Err(failed) => Opened::Failed(failed.failure),
