@@ -1,6 +1,7 @@
 //! What the admin plane asks of the running gateway besides the engine's tables.
 
 use crate::config::{Change, Config};
+use sluice_auth::policy::Policy;
 use sluice_core::{SessionId, TunnelId};
 use sluice_spi::{Fact, Originate, ShardId};
 use std::future::Future;
@@ -28,6 +29,9 @@ pub trait Control: Send + Sync {
 
     /// What is listened on, each address of each listener.
     fn listeners(&self) -> Vec<ListenerStatus>;
+
+    /// The policy in force.
+    fn policy(&self) -> Arc<Policy>;
 
     /// What its machine knows of a session now, with the engine's counters of it brought up to date before.
     /// `None`: there is no such session any more.

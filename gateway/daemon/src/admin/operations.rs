@@ -1,6 +1,9 @@
 //! Every operation of the API: the one list that the router, the scopes and the API description are made from.
 
-use super::api::{calls, configuration, events, gateway, pools, sessions, tokens, traces, tunnels, users};
+use super::api::{
+    calls, configuration, events, gateway, policy, pools, sessions, tokens, traces, tunnels, user_changes,
+    users,
+};
 use super::call::Call;
 use super::openapi::Schemas;
 use super::problem::Problem;
@@ -439,6 +442,17 @@ pub(crate) static OPERATIONS: &[Operation] = &[
     )
     .text("A user"),
     Operation::change(
+        Method::PATCH,
+        "/v1/users/{name}",
+        "changeUser",
+        "users",
+        Scope::UserWrite,
+        run!(user_changes::patch),
+    )
+    .body(schema::<user_changes::Change>)
+    .reply(200, Reply::Json(schema::<users::Changed>))
+    .text("Change what a user is given"),
+    Operation::change(
         Method::POST,
         "/v1/users/{name}:disable",
         "disableUser",
@@ -479,6 +493,38 @@ pub(crate) static OPERATIONS: &[Operation] = &[
     )
     .reply(200, Reply::Json(schema::<users::Deleted>))
     .text("Delete a user and end its sessions"),
+    Operation::get(
+        "/v1/policy:explain",
+        "explainPolicy",
+        "policy",
+        Reply::Json(schema::<policy::Explained>),
+        run!(policy::explain),
+    )
+    .query(&[
+        param(
+            "command",
+            "string",
+            "`connect`, `bind`, `udp` or `session`; `connect` where it is left out",
+        ),
+        param(
+            "listener",
+            "string",
+            "The listener the client comes to; needed where there are several",
+        ),
+        param("client", "string", "The client's IP address"),
+        param(
+            "user",
+            "string",
+            "A user, realm included; left out: nobody logs in",
+        ),
+        param(
+            "target",
+            "string",
+            "Where to: a name or an IP address, with its port, such as `example.com:443`",
+        ),
+        param("address", "string", "An address that the name resolves to"),
+    ])
+    .text("Which rule decides a request, and why those before it do not"),
     Operation::get(
         "/v1/pools",
         "listPools",

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{Change, Config};
+use sluice_auth::policy::Policy;
 use sluice_auth::{AuthRequest, Credentials, Identity, Profile, Secret};
 use sluice_auth_backends::{CacheConfig, CredentialCache, HashPool, HashPoolConfig, UsersFile};
 use sluice_core::{MemoryJournal, Now, Origin, SessionId, TunnelId};
@@ -36,6 +37,7 @@ struct Player {
     engine: Arc<Engine>,
     traces: Arc<Traces>,
     not_ready: Arc<Mutex<Vec<Reason>>>,
+    policy: Arc<Policy>,
 }
 
 impl Control for Player {
@@ -79,6 +81,10 @@ impl Control for Player {
             half_open: 4,
         };
         vec![listener]
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        self.policy.clone()
     }
 
     fn describe_session(&self, session: SessionId) -> Answer<'_, Option<Vec<Fact>>> {
@@ -255,6 +261,7 @@ impl Harness {
                 engine: engine.clone(),
                 traces: traces.clone(),
                 not_ready: not_ready.clone(),
+                policy: Arc::new(config.policy.clone()),
             }),
             users: Arc::new(users(dir)),
             events,

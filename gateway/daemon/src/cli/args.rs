@@ -74,6 +74,8 @@ pub(super) enum Command {
     /// List and change tokens of the API
     #[command(subcommand)]
     Tokens(Tokens),
+    /// Show which rule decides a request, and why those before it do not
+    Explain(Explain),
     /// Show how the gateway is
     Status,
     /// Put the configuration file into effect
@@ -224,6 +226,8 @@ pub(super) enum Users {
     },
     /// Add a user
     Add(AddUser),
+    /// Change what a user is given; an empty value takes back what was said
+    Change(ChangeUser),
     /// Disable a user and end its sessions
     Disable {
         /// The user's name, realm included
@@ -281,9 +285,71 @@ pub(super) struct AddUser {
     /// The last day it may log in, or a time (RFC 3339)
     #[arg(long)]
     pub(super) expires: Option<String>,
+    /// A group that it is in, for rules; may be given several times
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(super) groups: Vec<String>,
     /// Add it disabled
     #[arg(long)]
     pub(super) disabled: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChangeUser {
+    /// The user's name, realm included
+    pub(super) name: String,
+    #[command(flatten)]
+    pub(super) change: UserChange,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct UserChange {
+    /// Its IPv4 address: pool, pool:NAME, none, or an address
+    #[arg(long)]
+    pub(super) ipv4: Option<String>,
+    /// Its IPv6 prefix: pool, pool:NAME, none, or a prefix
+    #[arg(long)]
+    pub(super) ipv6: Option<String>,
+    /// Simultaneous sessions
+    #[arg(long)]
+    pub(super) max_sessions: Option<String>,
+    /// The last day it may log in, or a time (RFC 3339)
+    #[arg(long)]
+    pub(super) expires: Option<String>,
+    /// Longest life of a session, in seconds
+    #[arg(long)]
+    pub(super) session_timeout: Option<String>,
+    /// Longest silence of a session, in seconds
+    #[arg(long)]
+    pub(super) idle_timeout: Option<String>,
+    /// The protocols it may use, separated by commas
+    #[arg(long)]
+    pub(super) protocols: Option<String>,
+    /// The groups that it is in, for rules, separated by commas
+    #[arg(long)]
+    pub(super) groups: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// Where to: a name or an IP address, with its port, such as example.com:443
+    #[arg(required_unless_present = "command")]
+    pub(super) target: Option<String>,
+    /// What is wanted: connect, bind, udp, or session for one of a tunnel [default: connect]
+    #[arg(long)]
+    pub(super) command: Option<String>,
+    /// The listener the client comes to; needed where there are several
+    #[arg(long)]
+    pub(super) listener: Option<String>,
+    /// The client's IP address
+    #[arg(long)]
+    pub(super) client: Option<String>,
+    /// The user, realm included
+    #[arg(long)]
+    pub(super) user: Option<String>,
+    /// An address that the target's name resolves to
+    #[arg(long)]
+    pub(super) address: Option<String>,
 }
 
 /// What can only be listed: saying so is optional.

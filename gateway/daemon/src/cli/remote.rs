@@ -1,7 +1,8 @@
 //! Commands that ask a running gateway.
 
 use super::args::{
-    AddUser, Arguments, Call, Command, Leases, SessionFilter, Sessions, Tokens, Tunnels, Users,
+    AddUser, Arguments, Call, Command, Explain, Leases, SessionFilter, Sessions, Tokens, Tunnels, UserChange,
+    Users,
 };
 use super::client::{Client, Reach};
 use super::{Done, Failure, password, render, stream};
@@ -138,6 +139,7 @@ pub(super) async fn run(
         }
         Command::Listeners(_) => run.list("/v1/listeners", &[], None, LISTENERS).await,
         Command::Tokens(command) => run.tokens(command).await,
+        Command::Explain(explain) => run.explain(explain).await,
         Command::Status => run.status().await,
         Command::Reload => run.reload().await,
         Command::Restart => {
@@ -306,6 +308,12 @@ impl Run<'_> {
             Users::List => self.list("/v1/users", &[], None, USERS).await,
             Users::Show { name } => self.show(&user(name, "")).await,
             Users::Add(add) => self.add_user(add).await,
+            Users::Change(args) => {
+                let body = changes(&args.change)?;
+                let text = format!("{} is changed", args.name);
+                self.change(Method::PATCH, &user(&args.name, ""), Some(body), &text)
+                    .await
+            }
             Users::Disable { name } => {
                 let text = format!("{name} is disabled");
                 self.change(Method::POST, &user(name, ":disable"), None, &text)
@@ -341,7 +349,7 @@ impl Run<'_> {
         let (password, made_up) = password::get(&add.password)?;
         let body = json!({
             "name": add.name, "password": password, "enabled": !add.disabled, "ipv4": add.ipv4, "ipv6": add.ipv6,
-            "max_sessions": add.max_sessions, "expires": add.expires,
+            "max_sessions": add.max_sessions, "expires": add.expires, "groups": add.groups,
         });
         let answer = self
             .client
@@ -349,6 +357,22 @@ impl Run<'_> {
             .await?
             .json()?;
         self.with_password(answer, format!("{} is added", add.name), &password, made_up)
+    }
+
+    async fn explain(&mut self, explain: &Explain) -> Done {
+        let query = query(&given(&[
+            ("target", &explain.target),
+            ("command", &explain.command),
+            ("listener", &explain.listener),
+            ("client", &explain.client),
+            ("user", &explain.user),
+            ("address", &explain.address),
+        ]));
+        let answer = self.get(&format!("/v1/policy:explain{query}")).await?;
+        match self.json {
+            true => render::json(&answer, self.out),
+            false => render::explanation(&answer, self.out),
+        }
     }
 
     /// Shows that a user has a password, which is shown as well where nobody knows it yet.
@@ -461,6 +485,36 @@ impl Run<'_> {
         }
         render::table(&["", "PROTOCOL", "STATE", "COUNT"], &counts, out)
     }
+}
+
+/// The members of a change of a user. Nothing takes back what was said.
+fn changes(change: &UserChange) -> Result<Value, Failure> {
+    let number = |text: &str| {
+        let wrong = |_| Failure::Usage(format!("{text:?} is not a number"));
+        text.parse::<u64>().map(Value::from).map_err(wrong)
+    };
+    let list = |text: &str| Ok(text.split(',').map(str::trim).collect::<Vec<_>>().into());
+    let text = |text: &str| Ok(text.into());
+    type Read<'a> = &'a dyn Fn(&str) -> Result<Value, Failure>;
+    let members: [(&str, &Option<String>, Read<'_>); 8] = [
+        ("ipv4", &change.ipv4, &text),
+        ("ipv6", &change.ipv6, &text),
+        ("max_sessions", &change.max_sessions, &number),
+        ("expires", &change.expires, &text),
+        ("session_timeout", &change.session_timeout, &number),
+        ("idle_timeout", &change.idle_timeout, &number),
+        ("protocols", &change.protocols, &list),
+        ("groups", &change.groups, &list),
+    ];
+    let mut body = serde_json::Map::new();
+    for (name, value, read) in members {
+        match value.as_deref() {
+            None => {}
+            Some("") => _ = body.insert(name.to_owned(), Value::Null),
+            Some(value) => _ = body.insert(name.to_owned(), read(value)?),
+        }
+    }
+    Ok(Value::Object(body))
 }
 
 fn service(part: &Value) -> Vec<String> {

@@ -72,6 +72,45 @@ pub(super) fn items(items: &[Value], columns: &[(&str, &str)], out: &mut dyn Wri
     table(&titles, &rows, out)
 }
 
+/// What a policy decides and why.
+pub(super) fn explanation(answer: &Value, out: &mut dyn Write) -> Done {
+    let (verdict, by) = (at(answer, "/verdict"), at(answer, "/by"));
+    let special = answer.get("special").and_then(Value::as_str).is_some();
+    match (verdict.as_str(), by.as_str()) {
+        ("depends", _) => writeln!(
+            out,
+            "depends on what the name resolves to: ask again with --address, or for an address"
+        )?,
+        (_, "rule") => writeln!(out, "{verdict}: rule {}", at(answer, "/rule"))?,
+        (_, "default") => writeln!(out, "{verdict}: no rule decides, so the default does")?,
+        _ => writeln!(
+            out,
+            "{verdict}: the destination is special ({by}), and no rule opens it"
+        )?,
+    }
+    if special && by == "rule" {
+        writeln!(out, "the destination is special ({})", at(answer, "/special"))?;
+    }
+    if let Some(effects) = answer.get("effects").and_then(Value::as_object) {
+        for (key, value) in effects {
+            writeln!(out, "  {key}  {}", cell(value))?;
+        }
+    }
+    let passed = answer.get("passed").and_then(Value::as_array);
+    let passed = passed.map_or(&[][..], Vec::as_slice);
+    if passed.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let columns = [
+        ("PASSED RULE", "/rule"),
+        ("ACTION", "/action"),
+        ("BECAUSE OF", "/key"),
+        ("MAY STILL HOLD", "/open"),
+    ];
+    items(passed, &columns, out)
+}
+
 /// One thing with all it has, a line each; what is in it is indented.
 pub(super) fn thing(value: &Value, out: &mut dyn Write) -> Done {
     nested(value, 0, out)

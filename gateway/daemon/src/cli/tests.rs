@@ -135,6 +135,154 @@ fn users_are_added_with_a_password_that_is_made_up_and_changed() {
 }
 
 #[test]
+fn what_a_user_is_given_is_changed_and_taken_back() {
+    let harness = Harness::start();
+    let add = [
+        "users",
+        "add",
+        "ann@home",
+        "--generate",
+        "--group",
+        "staff",
+        "--group",
+        "night",
+    ];
+    output(&harness, &add);
+    let show = || json(&harness, &["users", "show", "ann@home"]);
+    assert_eq!(show()["groups"], serde_json::json!(["staff", "night"]));
+    let change = [
+        "users",
+        "change",
+        "ann@home",
+        "--groups",
+        "guests",
+        "--max-sessions",
+        "3",
+        "--ipv4",
+        "none",
+        "--idle-timeout",
+        "60",
+    ];
+    assert_eq!(output(&harness, &change), "ann@home is changed\n");
+    let user = show();
+    assert_eq!(
+        (&user["groups"][0], &user["max_sessions"]),
+        (&"guests".into(), &3.into())
+    );
+    assert_eq!(
+        (&user["ipv4"], &user["idle_timeout"]),
+        (&"none".into(), &60.into())
+    );
+    output(
+        &harness,
+        &[
+            "users",
+            "change",
+            "ann@home",
+            "--groups",
+            "",
+            "--max-sessions",
+            "",
+        ],
+    );
+    let user = show();
+    assert_eq!(
+        (&user["groups"], &user["max_sessions"]),
+        (&serde_json::json!([]), &().into())
+    );
+    assert_eq!(user["ipv4"], "none", "what is not named stays");
+    let (code, _, error) = cli(
+        &harness,
+        &["users", "change", "ann@home", "--max-sessions", "many"],
+    );
+    assert_eq!((code, error.as_str()), (2, "\"many\" is not a number"));
+    let (code, _, error) = cli(&harness, &["users", "change", "ann@home", "--protocols", "x25"]);
+    assert!(
+        code == 1 && error.contains("there is no protocol \"x25\""),
+        "{error}"
+    );
+    assert_eq!(cli(&harness, &["users", "change", "ann@home"]).0, 2);
+    assert_eq!(cli(&harness, &["users", "change", "bob", "--groups", "x"]).0, 1);
+}
+
+const RULES: &str = "
+[[rule]]
+name = \"no-mail\"
+ports = [\"25\"]
+action = \"deny\"
+[[rule]]
+name = \"staff-at-home\"
+groups = [\"staff\"]
+destinations = [\"10.1.0.0/16\", \"198.51.100.0/24\"]
+action = \"allow\"
+rate_down = \"1MB\"
+";
+
+#[test]
+fn a_decision_is_explained() {
+    let harness = Harness::start_with(|text| text + RULES);
+    output(
+        &harness,
+        &[
+            "users",
+            "add",
+            "ann",
+            "--generate",
+            "--group",
+            "staff",
+            "--max-sessions",
+            "2",
+        ],
+    );
+    let explain = |words: &[&str]| output(&harness, &[&["explain"], words].concat());
+    let text = explain(&["10.1.2.3:443", "--user", "ann"]);
+    assert!(
+        text.starts_with("allow: rule staff-at-home\nthe destination is special (private)\n"),
+        "{text}"
+    );
+    assert!(text.contains("  rate_down  1000000 (burst "), "{text}");
+    assert!(text.contains("  per_user.sessions  2\n"), "{text}");
+    assert!(text.contains("no-mail      deny    ports       no"), "{text}");
+    let text = explain(&["10.1.2.3:443"]);
+    assert!(
+        text.starts_with("deny: the destination is special (private), and no rule opens it\n"),
+        "{text}"
+    );
+    assert!(text.contains("groups"), "{text}");
+    assert!(explain(&["198.51.100.7:25", "--user", "ann"]).starts_with("deny: rule no-mail\n"));
+    assert!(explain(&["203.0.114.1:80"]).starts_with("deny: no rule decides, so the default does\n"));
+    let name = ["intranet.example:443", "--user", "ann"];
+    let text = explain(&name);
+    assert!(
+        text.starts_with("depends on what the name resolves to") && text.contains("destinations"),
+        "{text}"
+    );
+    let text = explain(&[&name[..], &["--address", "198.51.100.7"]].concat());
+    assert!(text.starts_with("allow: rule staff-at-home\n"), "{text}");
+    assert!(explain(&["--command", "session", "--user", "ann"]).starts_with("allow: no rule"));
+    for (words, wanted) in [
+        (
+            &["10.1.2.3"][..],
+            "?target: must be a name or an IP address with its port: there is no port",
+        ),
+        (
+            &["x:1", "--listener", "y"],
+            "?listener: there is none of this name, only: echo",
+        ),
+        (
+            &["x:1", "--command", "dance"],
+            "?command: must be one of `session`, `connect`",
+        ),
+        (&["x:1", "--client", "y"], "?client: must be an IP address"),
+        (&["x:1", "--user", "bob"], "there is no user \"bob\""),
+        (&["--command", "connect"], "?target: is needed"),
+    ] {
+        let (code, _, error) = cli(&harness, &[&["explain"], words].concat());
+        assert!(code == 1 && error.contains(wanted), "{words:?}: {error}");
+    }
+}
+
+#[test]
 fn a_password_can_be_hashed_without_a_gateway() {
     let (code, out, _) = run_captured(&["users", "hash", "--generate"], &hooks());
     assert_eq!(code, 0);

@@ -333,6 +333,10 @@ impl Control for Running {
         listeners.collect()
     }
 
+    fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
     fn describe_session(&self, session: SessionId) -> Answer<'_, Option<Vec<Fact>>> {
         Box::pin(async move {
             let owner = self.engine.find_owner(session)?;

@@ -4,11 +4,13 @@ pub(super) mod calls;
 pub(super) mod configuration;
 pub(super) mod events;
 pub(super) mod gateway;
+pub(super) mod policy;
 pub(super) mod pools;
 pub(super) mod sessions;
 pub(super) mod tokens;
 pub(super) mod traces;
 pub(super) mod tunnels;
+pub(super) mod user_changes;
 pub(super) mod users;
 
 pub use users::static_addresses;

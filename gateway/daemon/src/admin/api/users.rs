@@ -11,8 +11,9 @@ use sluice_auth::{AddressRule, Identity, MAX_NAME, Profile, Secret, parse_timest
 use sluice_auth_backends::{LocalUsers, User, UserChange, UserTable, UsersError};
 use sluice_core::Address;
 use sluice_spi::TerminateCause;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
@@ -64,6 +65,8 @@ pub(crate) struct UserView {
     idle_timeout: Option<u64>,
     /// The protocols it may use; null: all.
     protocols: Option<Vec<String>>,
+    /// The groups that it is in, for rules.
+    groups: Vec<String>,
 }
 
 impl From<&User> for UserView {
@@ -74,6 +77,7 @@ impl From<&User> for UserView {
             enabled: !user.disabled,
             expires: user.expires.map(views::time),
             protocols: user.protocols.clone(),
+            groups: profile.groups.clone(),
             ipv4: profile.ipv4.to_string(),
             ipv6: profile.ipv6.to_string(),
             dns: profile.dns.iter().map(ToString::to_string).collect(),
@@ -135,13 +139,16 @@ pub(crate) struct Create {
     idle_timeout: Option<u64>,
     /// The protocols it may use; null: all.
     protocols: Option<Vec<String>>,
+    /// The groups that it is in, for rules.
+    #[serde(default)]
+    groups: Vec<String>,
 }
 
 fn yes() -> bool {
     true
 }
 
-fn rule<T: std::str::FromStr>(
+pub(super) fn rule<T: std::str::FromStr>(
     member: &str,
     text: Option<&str>,
 ) -> std::result::Result<AddressRule<T>, Problem> {
@@ -157,6 +164,21 @@ fn rule<T: std::str::FromStr>(
     text.parse().map_err(|_| wrong())
 }
 
+/// When a user expires.
+pub(super) fn expiry(text: &str) -> std::result::Result<SystemTime, Problem> {
+    let wrong = || Problem::member("expires", "must be a day or a time, such as 2027-01-31");
+    parse_timestamp(text).ok_or_else(wrong)
+}
+
+/// The addresses of a user's resolvers.
+pub(super) fn resolvers(texts: &[String]) -> std::result::Result<Vec<IpAddr>, Problem> {
+    let read = |text: &String| {
+        let wrong = |_| Problem::member("dns", format!("must be IP addresses, not {text:?}"));
+        text.parse().map_err(wrong)
+    };
+    texts.iter().map(read).collect()
+}
+
 /// All of a new user but its name and password.
 type Complete = Box<dyn FnOnce(&mut User) + Send>;
 
@@ -169,23 +191,16 @@ impl Create {
             )
         };
         let name = Identity::parse(self.name.as_bytes()).ok_or_else(wrong)?;
-        let expires = self.expires.map(|text| {
-            let wrong = || Problem::member("expires", "must be a day or a time, such as 2027-01-31");
-            parse_timestamp(&text).ok_or_else(wrong)
-        });
-        let expires = expires.transpose()?;
-        let dns = self.dns.iter().map(|text| {
-            let wrong = |_| Problem::member("dns", format!("must be IP addresses, not {text:?}"));
-            text.parse().map_err(wrong)
-        });
+        let expires = self.expires.as_deref().map(expiry).transpose()?;
         let profile = Profile {
             ipv4: rule("ipv4", self.ipv4.as_deref())?,
             ipv6: rule("ipv6", self.ipv6.as_deref())?,
-            dns: dns.collect::<std::result::Result<_, _>>()?,
+            dns: resolvers(&self.dns)?,
             mtu: self.mtu,
             max_sessions: self.max_sessions,
             session_timeout: self.session_timeout.map(Duration::from_secs),
             idle_timeout: self.idle_timeout.map(Duration::from_secs),
+            groups: self.groups,
             ..Profile::new(name.clone())
         };
         let (disabled, protocols) = (!self.enabled, self.protocols);
@@ -237,7 +252,7 @@ pub(crate) async fn create(call: Call) -> Result {
 }
 
 /// An answer about a change that ends sessions.
-fn ending(answer: &impl Serialize, sessions: usize) -> Result {
+pub(super) fn ending(answer: &impl Serialize, sessions: usize) -> Result {
     Ok(noted(
         json(StatusCode::OK, answer)?,
         format!("ended sessions: {sessions}"),
@@ -250,7 +265,7 @@ fn ending(answer: &impl Serialize, sessions: usize) -> Result {
 pub(crate) struct Changed {
     user: UserView,
     /// Its sessions that are being ended.
-    ended_sessions: usize,
+    pub(super) ended_sessions: usize,
 }
 
 /// Does what a change of users means for the engine: keeps their fixed addresses free for them, and ends the
@@ -270,7 +285,7 @@ pub(crate) fn take_effect(plane: &Plane, changes: &[UserChange], counted: &str) 
 }
 
 /// Changes the users file, ends the sessions that this ends, and gives the user as it is now.
-async fn change<E: Into<Problem> + Send + 'static>(
+pub(super) async fn change<E: Into<Problem> + Send + 'static>(
     call: &Call,
     name: &str,
     edit: impl FnOnce(&LocalUsers) -> std::result::Result<Vec<UserChange>, E> + Send + 'static,
