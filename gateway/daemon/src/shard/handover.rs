@@ -101,6 +101,15 @@ impl<P: Plane> Driver<P> {
         let all = self.connections();
         all.into_iter()
             .filter(|&slot| {
+                // Of most it is known without a checkpoint, which takes longer.
+                let mut sessions = self.slots.get(slot).map(|tunnel| tunnel.sessions.values());
+                let carries = |session: &Session| session.carried.is_some();
+                if sessions
+                    .as_mut()
+                    .is_some_and(|sessions| sessions.any(|session| carries(session)))
+                {
+                    return false;
+                }
                 let checkpoint = self.guarded(slot, |machine| Ok(machine.checkpoint(now.instant)));
                 checkpoint.flatten().is_none()
             })
