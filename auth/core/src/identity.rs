@@ -1,6 +1,7 @@
 //! Who a peer says it is.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Longest user name accepted, in bytes: the Peer-ID of PAP has a one-byte length (RFC 1334, 2.2.1).
 pub const MAX_NAME: usize = 255;
@@ -8,8 +9,9 @@ pub const MAX_NAME: usize = 255;
 /// A user name as the peer sent it, split at its last `@` into name and realm.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {
-    full: String,
-    at: Option<usize>,
+    /// Shared: a session's name is in each of its snapshots.
+    full: Arc<str>,
+    at: Option<u8>,
 }
 
 impl Identity {
@@ -22,8 +24,8 @@ impl Identity {
         }
         let at = full.rfind('@').filter(|&at| at > 0 && at + 1 < full.len());
         Some(Self {
-            full: full.to_owned(),
-            at,
+            full: full.into(),
+            at: at.and_then(|at| u8::try_from(at).ok()),
         })
     }
 
@@ -34,12 +36,12 @@ impl Identity {
 
     /// The part before the realm.
     pub fn user(&self) -> &str {
-        self.at.map_or(&self.full, |at| &self.full[..at])
+        self.at.map_or(&self.full, |at| &self.full[..usize::from(at)])
     }
 
     /// The realm, where the name has one.
     pub fn realm(&self) -> Option<&str> {
-        self.at.map(|at| &self.full[at + 1..])
+        self.at.map(|at| &self.full[usize::from(at) + 1..])
     }
 }
 

@@ -8,6 +8,7 @@ use sluice_spi::{Ended, LocalRef, MachineKey, PathStats, PeerAddr, SessionKind, 
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Where a session or tunnel stands.
@@ -106,8 +107,8 @@ impl FromStr for State {
 pub struct Origin {
     /// The protocol module's name.
     pub protocol: &'static str,
-    /// The listener's name in the configuration.
-    pub listener: String,
+    /// The listener's name in the configuration; shared, as all its sessions and their snapshots have it.
+    pub listener: Arc<str>,
     /// The shard that owns it.
     pub shard: ShardId,
 }

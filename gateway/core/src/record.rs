@@ -436,7 +436,7 @@ pub(crate) fn decode_connection(value: &[u8], protocols: &[&'static str], shard:
     let reader = &mut reader;
     let origin = Origin {
         protocol: protocol(reader, protocols)?,
-        listener: text(reader)?,
+        listener: text(reader)?.into(),
         shard,
     };
     let session = session(reader, None, &origin)?;
@@ -464,7 +464,7 @@ pub(crate) fn decode_tunnel(
         return invalid("tunnel identifier");
     }
     let protocol = protocol(reader, protocols)?;
-    let listener = text(reader)?;
+    let listener = text(reader)?.into();
     let key = MachineKey(reader.u32()?);
     let origin = Origin {
         protocol,

@@ -288,7 +288,7 @@ impl Harness {
         let serving = runtime.spawn(plane.clone().serve(listeners));
         let origin = Origin {
             protocol: "echo",
-            listener: "echo".to_owned(),
+            listener: "echo".into(),
             shard: ShardId(0),
         };
         let info = TunnelInfo {

@@ -161,7 +161,7 @@ impl From<&Session> for SessionView {
             state: session.state.as_str(),
             kind: kind(session.kind),
             protocol: session.origin.protocol,
-            listener: session.origin.listener.clone(),
+            listener: session.origin.listener.to_string(),
             shard: session.origin.shard.0,
             tunnel: session.tunnel.map(|tunnel| tunnel.to_string()),
             user: session.user().map(str::to_owned),
@@ -241,7 +241,7 @@ impl From<&Tunnel> for TunnelView {
             id: tunnel.id.to_string(),
             state: tunnel.state.as_str(),
             protocol: tunnel.origin.protocol,
-            listener: tunnel.origin.listener.clone(),
+            listener: tunnel.origin.listener.to_string(),
             shard: tunnel.origin.shard.0,
             key: tunnel.key.0,
             peer: tunnel.peer.remote.to_string(),
@@ -370,7 +370,7 @@ pub(crate) fn event_data(event: &EngineEvent) -> Value {
             merge(tunnel(down), json!({ "end": value(End::from(ended)) }))
         }
         EngineEvent::TunnelRefused { origin, peer, reason } => json!({
-            "protocol": origin.protocol, "listener": origin.listener,
+            "protocol": origin.protocol, "listener": &*origin.listener,
             "peer": peer.remote.to_string(), "reason": reason.as_str(),
         }),
         EngineEvent::SessionOpened(opened) => session(opened),
@@ -380,7 +380,7 @@ pub(crate) fn event_data(event: &EngineEvent) -> Value {
             peer,
             reason,
         } => json!({
-            "protocol": origin.protocol, "listener": origin.listener, "tunnel_id": tunnel.map(|tunnel| tunnel.to_string()),
+            "protocol": origin.protocol, "listener": &*origin.listener, "tunnel_id": tunnel.map(|tunnel| tunnel.to_string()),
             "peer": peer.remote.to_string(), "reason": reason.as_str(),
         }),
         EngineEvent::AuthRequested {

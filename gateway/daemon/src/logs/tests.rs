@@ -113,7 +113,7 @@ fn a_peer_that_is_refused_again_and_again_causes_few_lines() {
     let event = EngineEvent::TunnelRefused {
         origin: sluice_core::Origin {
             protocol: "echo",
-            listener: "echo".to_owned(),
+            listener: "echo".into(),
             shard: sluice_spi::ShardId(0),
         },
         peer: crate::admin::testing::peer(1),

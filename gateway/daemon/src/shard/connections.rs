@@ -113,8 +113,14 @@ impl Outbox {
         if self.closed.get() {
             return Poll::Ready(None);
         }
-        self.waker.set(Some(cx.waker().clone()));
+        let waker = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
+        self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
         Poll::Pending
+    }
+
+    /// Gives back the room for what was wanted before.
+    pub(super) fn shrink(&self) {
+        self.asks.borrow_mut().shrink_to_fit();
     }
 
     /// The next thing wanted, if there is one now.

@@ -160,7 +160,7 @@ impl<P: Plane> Driver<P> {
             front.handle_datagram(from, packet, now.instant)
         }));
         let route = route.unwrap_or_else(|_| {
-            let (listener, peer) = (&entry.origin.listener, from.remote);
+            let (listener, peer) = (&*entry.origin.listener, from.remote);
             tracing::error!(listener, %peer, "a front panicked; please report this with the lines above");
             Route::Done
         });
@@ -224,7 +224,7 @@ impl<P: Plane> Driver<P> {
             command: Command::Session,
             listener: &tunnel.origin.listener,
             protocol: tunnel.origin.protocol,
-            client: tunnel.sessions.get(&local).map(|entry| entry.from),
+            client: tunnel.sessions.get(&local).map(|entry| entry.peer.ip()),
             user: Some(Subject::from(profile)),
         };
         self.policy.load().decide_session(&request).allowed()

@@ -3,7 +3,7 @@
 use super::Plane;
 use super::driver::Driver;
 use super::slots::{Session, Ticket};
-use sluice_auth::{AuthRequest, RejectReason};
+use sluice_auth::{AuthRequest, Identity, RejectReason};
 use sluice_core::{Now, RestoredTunnel, SessionId};
 use sluice_spi::{
     AddressFilter, CallInfo, Ended, Event, Input, LocalRef, MachineKey, PathSpec, PathStats, PathUpdate,
@@ -122,7 +122,7 @@ impl<P: Plane> Driver<P> {
             Ok(id) => {
                 tunnel
                     .sessions
-                    .insert(local, Box::new(Session::new(id, call.peer, String::new())));
+                    .insert(local, Box::new(Session::new(id, call.peer, None)));
                 self.by_session.insert(id, (slot, local));
                 Ok(())
             }
@@ -152,7 +152,7 @@ impl<P: Plane> Driver<P> {
         else {
             return;
         };
-        entry.user = request.credentials.identity().to_string();
+        entry.user = Some(request.credentials.identity().clone());
         let session = entry.id;
         self.engine.auth_requested(session, &request);
         let result = match self.authority.try_cached(&request, now) {
@@ -293,11 +293,7 @@ impl<P: Plane> Driver<P> {
             let Some(tunnel) = self.slots.get_mut(slot) else {
                 return;
             };
-            let user = known
-                .identity
-                .map(|identity| identity.to_string())
-                .unwrap_or_default();
-            let session = Session::new(id, known.peer, user);
+            let session = Session::new(id, known.peer, known.identity);
             tunnel.sessions.insert(local, Box::new(session));
             self.by_session.insert(id, (slot, local));
         }
@@ -351,7 +347,7 @@ impl<P: Plane> Driver<P> {
         );
         if tunnel.broken.is_some() {
             tracing::error!(
-                listener = origin.listener,
+                listener = &*origin.listener,
                 protocol = origin.protocol,
                 "a tunnel broke: {text}"
             );
@@ -379,10 +375,8 @@ impl<P: Plane> Driver<P> {
         let entry = local.and_then(|local| tunnel.sessions.get(&local));
         let session = entry.map(|entry| entry.id.to_string());
         let peer = tunnel.peer.map(|peer| peer.to_string());
-        let peer = entry.map_or(peer, |entry| Some(entry.peer.clone()));
-        let user = entry
-            .map(|entry| entry.user.as_str())
-            .filter(|user| !user.is_empty());
+        let peer = entry.map_or(peer, |entry| Some(entry.peer.to_string()));
+        let user = entry.and_then(|entry| entry.user.as_ref()).map(Identity::as_str);
         let id = tunnel.id.map(|id| id.to_string());
         match severity {
             Severity::Debug => tracing::debug!(tunnel = id, session, peer, user, left_out, "{text}"),

@@ -198,11 +198,7 @@ impl<P: Plane> Driver<P> {
         self.next_connection = self.next_connection.max(key.0.wrapping_add(1));
         let outbox = Rc::new(Outbox::default());
         let slot = self.insert_connection(from.listener, origin.clone(), key, machine, outbox.clone());
-        let user = known
-            .identity
-            .map(|identity| identity.to_string())
-            .unwrap_or_default();
-        let mut session = Session::new(from.session, known.peer, user);
+        let mut session = Session::new(from.session, known.peer, known.identity);
         session.profile = from.profile.map(Rc::new);
         if let Some(tunnel) = self.slots.get_mut(slot) {
             tunnel.sessions.insert(from.local, Box::new(session));

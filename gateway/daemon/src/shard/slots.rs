@@ -1,11 +1,11 @@
 //! The machines of a shard and their sessions.
 
 use super::connections::{Carried, Outbox};
-use sluice_auth::Profile;
+use sluice_auth::{Identity, Profile};
 use sluice_core::{Origin, SessionId, TunnelId};
 use sluice_spi::{DataPath, LocalRef, Machine, MachineKey, PathKey, PathRef, PathStats, PeerAddr};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// A machine with what the engine and the data plane know of it.
@@ -61,15 +61,13 @@ pub(super) struct Session {
     pub(super) rx_packets: u64,
     /// What names its packets on the listener, once it had a path.
     pub(super) key: Option<PathKey>,
-    /// The address of what is at the other end.
-    pub(super) from: IpAddr,
-    /// Who is at the other end, for log lines.
-    pub(super) peer: String,
-    pub(super) user: String,
+    /// What is at the other end.
+    pub(super) peer: SocketAddr,
+    pub(super) user: Option<Identity>,
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, peer: PeerAddr, user: String) -> Self {
+    pub(super) fn new(id: SessionId, peer: PeerAddr, user: Option<Identity>) -> Self {
         Self {
             id,
             path: None,
@@ -77,8 +75,7 @@ impl Session {
             carried: None,
             rx_packets: 0,
             key: None,
-            from: peer.remote.ip(),
-            peer: peer.remote.to_string(),
+            peer: peer.remote,
             user,
         }
     }

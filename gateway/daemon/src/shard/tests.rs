@@ -192,7 +192,7 @@ fn observed_gateway(
         .unwrap();
     let origin = Origin {
         protocol: "l2tp",
-        listener: "test".to_owned(),
+        listener: "test".into(),
         shard: ShardId(0),
     };
     let parts = Parts {

@@ -344,7 +344,7 @@ impl Before {
         };
         let listener = config.listeners.iter().position(|listener| {
             let same_protocol = listener.module.descriptor().name == session.origin.protocol;
-            same_protocol && listener.name == session.origin.listener
+            same_protocol && *listener.name == *session.origin.listener
         });
         let reason = if self.attempts >= MAX_ATTEMPTS {
             "workers that were to take it up did not come up".to_owned()

@@ -65,7 +65,7 @@ pub(super) fn recall(
     for restored in loaded.tunnels {
         let listener = config.listeners.iter().position(|listener| {
             let same_protocol = listener.module.descriptor().name == restored.origin.protocol;
-            same_protocol && listener.name == restored.origin.listener
+            same_protocol && *listener.name == *restored.origin.listener
         });
         let share = shares.get_mut(usize::from(restored.origin.shard.0));
         match (listener, share) {
@@ -134,7 +134,7 @@ fn listeners(
         Ok(ListenerSetup {
             origin: Origin {
                 protocol,
-                listener: listener.name.clone(),
+                listener: listener.name.as_str().into(),
                 shard,
             },
             module: listener.module,

@@ -46,7 +46,7 @@ fn world(shard: u16, later: Duration) -> World {
         listeners: vec![Listener {
             origin: Origin {
                 protocol: "socks",
-                listener: "test".to_owned(),
+                listener: "test".into(),
                 shard,
             },
             module,

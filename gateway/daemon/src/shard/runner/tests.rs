@@ -153,7 +153,7 @@ fn listener(
         streams: Vec::new(),
         origin: Origin {
             protocol: "l2tp",
-            listener: "test".to_owned(),
+            listener: "test".into(),
             shard,
         },
         module,

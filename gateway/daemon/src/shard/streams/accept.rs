@@ -33,7 +33,7 @@ pub(in super::super) async fn accept(streams: Rc<Streams>, source: Source, liste
             Err(error) if concerns_one(&error) => {}
             Err(error) => {
                 if !std::mem::replace(&mut complained, true) {
-                    let name = &source.origin.listener;
+                    let name = &*source.origin.listener;
                     tracing::warn!(listener = name, "no connection is accepted for now: {error}");
                 }
                 count(&streams, &source, "accept");
@@ -68,7 +68,7 @@ fn take_in(streams: &Rc<Streams>, source: &Source, stream: TcpStream, peer: Peer
         }
         Err(error) => {
             tracing::error!(
-                listener = source.origin.listener,
+                listener = &*source.origin.listener,
                 "a connection cannot be served: {error}"
             );
         }

@@ -21,6 +21,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -62,6 +63,21 @@ struct Other {
     timeouts: Timeouts,
     /// Ends with this.
     datagrams: Option<datagrams::Relaying>,
+}
+
+/// A relay that runs. Boxed, so that connections that are not joined have no room for one.
+struct Running {
+    handle: Handle,
+    future: Pin<Box<dyn Future<Output = Outcome>>>,
+}
+
+impl Running {
+    fn new(relay: Relay) -> Self {
+        Self {
+            handle: relay.handle(),
+            future: Box::pin(relay.run()),
+        }
+    }
 }
 
 /// One connection.
@@ -120,7 +136,7 @@ impl Task {
                 Woken::Opened(opened) => self.opened(opened),
             }
         }
-        self.finish().await;
+        Box::pin(self.finish()).await;
     }
 
     fn tell(&self, input: Input<'_>) {
@@ -139,16 +155,32 @@ impl Task {
                 .streams
                 .ground
                 .look(|driver| driver.wants_bytes(&self.connection, ChannelRef::FIRST));
-        let client = self.client.as_ref();
         let unsent = !self.unsent.is_empty();
-        let opening = self.other.as_mut().and_then(|other| other.opening.as_mut());
-        tokio::select! {
-            biased;
-            ask = poll_fn(|cx| self.connection.outbox.poll(cx)) => Woken::Asked(ask),
-            opened = or_never(opening) => Woken::Opened(opened),
-            () = ready(client, Interest::WRITABLE, unsent) => Woken::Writable,
-            () = ready(client, Interest::READABLE, wants) => Woken::Readable,
-        }
+        let (client, outbox) = (self.client.as_ref(), &self.connection.outbox);
+        let mut opening = self.other.as_mut().and_then(|other| other.opening.as_mut());
+        poll_fn(|cx| {
+            if let Poll::Ready(ask) = outbox.poll(cx) {
+                return Poll::Ready(Woken::Asked(ask));
+            }
+            if let Some(opening) = &mut opening
+                && let Poll::Ready(opened) = opening.as_mut().poll(cx)
+            {
+                return Poll::Ready(Woken::Opened(opened));
+            }
+            // An error of the descriptor is found by the read or write that follows.
+            if let Some(client) = client.filter(|_| unsent)
+                && client.poll_write_ready(cx).is_ready()
+            {
+                return Poll::Ready(Woken::Writable);
+            }
+            if let Some(client) = client.filter(|_| wants)
+                && client.poll_read_ready(cx).is_ready()
+            {
+                return Poll::Ready(Woken::Readable);
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     fn read(&mut self) {
@@ -172,6 +204,18 @@ impl Task {
             channel: ChannelRef::FIRST,
             end,
         });
+    }
+
+    /// Sends to the client; what it does not take now is kept.
+    fn send(&mut self, bytes: &[u8]) {
+        let sent = match &self.client {
+            Some(client) if self.unsent.is_empty() => client.try_write(bytes).unwrap_or(0),
+            _ => 0,
+        };
+        self.unsent
+            .extend_from_slice(bytes.get(sent..).unwrap_or_default());
+        // An error comes again.
+        self.write();
     }
 
     fn write(&mut self) {
@@ -204,10 +248,7 @@ impl Task {
 
     async fn obey(&mut self, ask: Ask) {
         match ask {
-            Ask::Send(ChannelRef::FIRST, bytes) => {
-                self.unsent.extend_from_slice(&bytes);
-                self.write();
-            }
+            Ask::Send(ChannelRef::FIRST, bytes) => self.send(&bytes),
             // Machines speak to their clients alone; what is for the target passes them by.
             Ask::Send(..) => {}
             Ask::Open {
@@ -237,10 +278,15 @@ impl Task {
                     reset(stream);
                 }
             }
-            Ask::HandOver => self.hand_over_datagrams().await,
+            // Boxed: what few connections do, and for a moment, takes no room in all of them.
+            Ask::HandOver => Box::pin(self.hand_over_datagrams()).await,
             Ask::Join {
                 local, second, early, ..
-            } => self.join(local, second, early).await,
+            } => {
+                if let Some(relay) = self.join(local, second, early) {
+                    self.run_relay(local, relay).await;
+                }
+            }
         }
     }
 
@@ -422,41 +468,43 @@ impl Task {
         }
     }
 
-    /// Passes the bytes of both streams to each other until they come apart.
-    async fn join(&mut self, session: LocalRef, second: ChannelRef, early: Bytes) {
+    /// Puts both streams together. `None`: they could not be, and the machine knows it.
+    fn join(&mut self, session: LocalRef, second: ChannelRef, early: Bytes) -> Option<Running> {
         let other = self.other.take_if(|other| other.channel == second);
         let streams = other.and_then(|other| Some((other.stream?, other.timeouts)));
         let (Some(client), Some((target, timeouts))) = (self.client.take(), streams) else {
             let end = JoinEnd::FirstReset;
-            return self.tell(Input::JoinEnded { session, end });
+            self.tell(Input::JoinEnded { session, end });
+            return None;
         };
         let options = Options {
             timeouts,
             early_up: early.into(),
-            early_down: self.unsent.split().into(),
+            early_down: std::mem::take(&mut self.unsent).into(),
             up: None,
             down: None,
         };
-        let relay = match Relay::new(client, target, &self.streams.pool, options) {
-            Ok(relay) => relay,
+        match Relay::new(client, target, &self.streams.pool, options) {
+            Ok(relay) => Some(Running::new(relay)),
             Err(error) => {
                 tracing::error!("a connection cannot be relayed: {error}");
                 let end = JoinEnd::Asked;
-                return self.tell(Input::JoinEnded { session, end });
+                self.tell(Input::JoinEnded { session, end });
+                None
             }
-        };
-        self.run_relay(session, relay).await;
+        }
     }
 
     /// Relays until it is over, or to be handed over.
-    async fn run_relay(&mut self, session: LocalRef, relay: Relay) {
-        let handle = relay.handle();
-        let meter = handle.clone();
+    async fn run_relay(&mut self, session: LocalRef, relay: Running) {
+        let meter = relay.handle.clone();
         let carried = Rc::new(move || carried(meter.stats()));
         self.streams
             .ground
             .look(|driver| driver.set_carried(&self.connection, session, carried));
-        let end = match self.relay(relay, &handle).await {
+        // Most of a connection's life begins here, and its machine wants little more.
+        self.connection.outbox.shrink();
+        let end = match self.relay(relay).await {
             Outcome::Ended(ended) => join_end(ended.cause),
             Outcome::Parked(parked) => match self.hand_over_streams(*parked) {
                 true => return,
@@ -467,26 +515,20 @@ impl Task {
     }
 
     /// Relays until the streams come apart, the machine closes one of them, or they are to be handed over.
-    async fn relay(&self, relay: Relay, handle: &Handle) -> Outcome {
-        let mut running = Box::pin(relay.run());
-        loop {
-            let outcome = tokio::select! {
-                outcome = &mut running => outcome,
-                ask = poll_fn(|cx| self.connection.outbox.poll(cx)) => {
-                    match ask {
-                        None | Some(Ask::Close(..)) => handle.end(),
-                        Some(Ask::HandOver) => handle.pause(),
-                        Some(_) => {}
-                    }
-                    if ask.is_none() {
-                        running.await
-                    } else {
-                        continue;
-                    }
+    async fn relay(&self, mut relay: Running) -> Outcome {
+        let mut is_over = false;
+        poll_fn(|cx| {
+            while !is_over && let Poll::Ready(ask) = self.connection.outbox.poll(cx) {
+                match ask {
+                    None | Some(Ask::Close(..)) => relay.handle.end(),
+                    Some(Ask::HandOver) => relay.handle.pause(),
+                    Some(_) => {}
                 }
-            };
-            return outcome;
-        }
+                is_over = ask.is_none();
+            }
+            relay.future.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// Takes what a client still sends, until its end.
@@ -504,6 +546,9 @@ impl Task {
 
     /// Sends the last bytes, and takes what the client still sends, so that it can read them.
     async fn finish(mut self) {
+        if self.client.is_none() || self.client_ended && self.unsent.is_empty() {
+            return;
+        }
         let streams = self.streams.clone();
         let handover = &streams.handover;
         let last = async {
@@ -584,13 +629,6 @@ async fn ready(stream: Option<&TcpStream>, interest: Interest, wanted: bool) {
     match stream.filter(|_| wanted) {
         // An error of the descriptor is found by the read or write that follows.
         Some(stream) => drop(stream.ready(interest).await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn or_never(opening: Option<&mut Opening>) -> Opened {
-    match opening {
-        Some(opening) => opening.await,
         None => std::future::pending().await,
     }
 }

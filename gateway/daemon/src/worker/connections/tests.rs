@@ -36,7 +36,7 @@ fn engine() -> (Engine, Arc<Heard>) {
 fn record(engine: &Engine, listener: &str, port: u16) -> (SessionId, Bytes) {
     let origin = Origin {
         protocol: "socks",
-        listener: listener.to_owned(),
+        listener: listener.into(),
         shard: ShardId(3),
     };
     let call = CallInfo {

@@ -4,7 +4,7 @@ use super::super::super::handover::{KeptConnection, reset};
 use super::super::super::{Ask, Connection};
 use super::super::state::{Doing, State};
 use super::super::{Source, Streams, datagrams};
-use super::{Other, Task, Timeouts};
+use super::{Other, Running, Task, Timeouts};
 use bytes::BytesMut;
 use sluice_auth::Profile;
 use sluice_dataplane::relay::datagrams as data;
@@ -112,7 +112,7 @@ impl Task {
                     state,
                 };
                 match Relay::resume(parked, &self.streams.pool, None, None) {
-                    Ok(relay) => self.run_relay(session, relay).await,
+                    Ok(relay) => self.run_relay(session, Running::new(relay)).await,
                     Err(error) => {
                         tracing::warn!("a connection does not go on after a restart: {error}");
                         let (channel, failure) = (second, ChannelFailure::Resources);
