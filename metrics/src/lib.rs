@@ -93,6 +93,12 @@ pub struct Metrics {
     pub store_commit_duration: Histogram,
     /// Changes waiting to be written to the store.
     pub store_queue_depth: IntGauge,
+    /// 1 while the store takes no changes after a failure, 0 while it does.
+    pub store_read_only: IntGauge,
+    /// Times the store failed.
+    pub store_failures: Total,
+    /// Times the store recovered from a failure.
+    pub store_recoveries: Total,
     /// Times the keeper started a worker again.
     pub worker_restarts: Total,
     /// How late shards come round, in seconds.
@@ -244,6 +250,15 @@ impl Metrics {
             store_queue_depth: make.int_gauge(
                 "sluice_store_queue_depth",
                 "Changes waiting to be written to the store.",
+            )?,
+            store_read_only: make.int_gauge(
+                "sluice_store_read_only",
+                "1 while the store takes no changes after a failure.",
+            )?,
+            store_failures: make.total("sluice_store_failures_total", "Times the store failed.")?,
+            store_recoveries: make.total(
+                "sluice_store_recoveries_total",
+                "Times the store recovered from a failure, with all that lives written anew.",
             )?,
             worker_restarts: make.total(
                 "sluice_worker_restarts_total",

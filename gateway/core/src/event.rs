@@ -2,7 +2,7 @@
 
 use crate::admission::Refused;
 use crate::config::ReconfigureReport;
-use crate::journal::Table;
+use crate::journal::{JournalError, Table};
 use crate::model::{Session, Tunnel};
 use crate::{Origin, SessionId, TunnelId};
 use sluice_auth::{Identity, Method, RejectReason};
@@ -116,8 +116,10 @@ pub enum EngineEvent {
     },
     /// The store does not take changes (any more), or takes them again. Sessions go on either way.
     JournalFailing {
-        /// What the store said; `None`: it works again.
-        error: Option<String>,
+        /// What the store says; `None`: it works again.
+        error: Option<JournalError>,
+        /// What it said before; `None`: it worked.
+        before: Option<JournalError>,
     },
     /// New sessions are refused, or admitted again.
     Draining(bool),

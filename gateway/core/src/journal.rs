@@ -1,7 +1,10 @@
 //! What the engine asks of a store: keeping small records and giving them back after a restart.
 
+use crate::TunnelId;
 use bytes::Bytes;
 use std::fmt;
+use std::ops::ControlFlow;
+use std::time::SystemTime;
 
 /// A set of records of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,12 +54,24 @@ pub enum JournalError {
     /// The queue of changes is full; the change was not taken.
     #[error("the store does not keep up: too many changes wait to be written")]
     Full,
-    /// The store has failed and takes no more changes; sessions go on without being kept.
+    /// The store has failed and takes no changes until it has recovered; sessions go on without being kept.
     #[error("the store is read-only after an error: {0}")]
     ReadOnly(String),
+    /// A tunnel's record would be larger than can be read again.
+    #[error("the record of tunnel {0} is larger than a record may be")]
+    TooLarge(TunnelId),
     /// The store could not be read.
     #[error("the store cannot be read: {0}")]
     Read(String),
+}
+
+/// All that is to be in a journal. A journal that has failed does not know what of the last changes it has, and was
+/// told nothing of those that came meanwhile: it asks for everything, and what it is not given is to go.
+pub trait Living: Send + Sync {
+    /// Gives every record that is to be there, each once, in any order, and ends early where `put` breaks. A change
+    /// that the journal takes before this is called may be in what is given or not; one that is made meanwhile too: the
+    /// journal puts those it has taken on top. `clock` is the wall clock.
+    fn records(&self, clock: &dyn Fn() -> SystemTime, put: &mut dyn FnMut(Record) -> ControlFlow<()>);
 }
 
 /// A store of records. Changes of one key are kept in the order they were made; a later one may replace an

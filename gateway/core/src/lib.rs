@@ -35,7 +35,7 @@ pub use engine::{Engine, IDLE_GRACE, Loaded, MAX_DUE, RestoredTunnel};
 pub use event::{EngineEvent, Observer};
 pub use facts::Facts;
 pub use ids::{ID_TEXT, IdError, SessionId, TunnelId};
-pub use journal::{Journal, JournalError, Record, Table};
+pub use journal::{Journal, JournalError, Living, Record, Table};
 pub use memory::MemoryJournal;
 pub use model::{Address, Origin, Session, SessionLimits, State, Tunnel};
 pub use pools::{Allocation, DEFAULT_STICKY, PoolConfig};

@@ -1,9 +1,11 @@
 //! A journal that forgets everything when it is dropped: for tests, and for a gateway told to keep no state.
 
-use crate::journal::{Journal, JournalError, Record, Table};
+use crate::journal::{Journal, JournalError, Living, Record, Table};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// Records in memory.
 #[derive(Debug, Default)]
@@ -36,6 +38,17 @@ impl MemoryJournal {
     /// Makes every later change fail with this error, or none again.
     pub fn fail_with(&self, error: Option<JournalError>) {
         self.inner().failed = error;
+    }
+
+    /// Works again, with all that lives in place of what was there: what a store does that recovers from a failure.
+    pub fn recover(&self, living: &dyn Living, clock: &dyn Fn() -> SystemTime) {
+        self.fail_with(None);
+        let mut records = BTreeMap::new();
+        living.records(clock, &mut |record| {
+            records.insert((record.table, record.key), record.value);
+            ControlFlow::Continue(())
+        });
+        self.inner().records = records;
     }
 
     fn change(&self, change: impl FnOnce(&mut Inner)) -> Result<(), JournalError> {

@@ -16,11 +16,17 @@ const RETRIES: usize = 256;
 struct State {
     /// Changes that found the queue full: the last one of each key; `None`: delete it.
     backlog: BTreeMap<(Table, Bytes), Option<Bytes>>,
-    failing: Option<String>,
+    failing: Option<JournalError>,
 }
 
-/// Whether the journal began or ceased to fail: the error, or `None`.
-pub(crate) type Turn = Option<Option<String>>;
+/// The journal began or ceased to fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// What it said before; `None`: it worked.
+    pub(crate) before: Option<JournalError>,
+    /// What it says now; `None`: it works again.
+    pub(crate) error: Option<JournalError>,
+}
 
 pub(crate) struct Saver {
     journal: Arc<dyn Journal>,
@@ -41,17 +47,17 @@ impl Saver {
         self.failures.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn put(&self, table: Table, key: Bytes, value: Bytes) -> Turn {
+    pub(crate) fn put(&self, table: Table, key: Bytes, value: Bytes) -> Option<Turn> {
         self.change(table, key, Some(value))
     }
 
-    pub(crate) fn delete(&self, table: Table, key: Bytes) -> Turn {
+    pub(crate) fn delete(&self, table: Table, key: Bytes) -> Option<Turn> {
         self.change(table, key, None)
     }
 
-    fn change(&self, table: Table, key: Bytes, value: Option<Bytes>) -> Turn {
+    fn change(&self, table: Table, key: Bytes, value: Option<Bytes>) -> Option<Turn> {
         let mut state = lock(&self.state);
-        let before = state.failing.is_some();
+        let before = state.failing.clone();
         // A change may not overtake an earlier one of its key.
         if !state.backlog.is_empty() {
             self.retry_locked(&mut state);
@@ -82,7 +88,7 @@ impl Saver {
     }
 
     fn note(&self, state: &mut State, result: &Result<(), JournalError>) {
-        state.failing = result.as_ref().err().map(ToString::to_string);
+        state.failing = result.as_ref().err().cloned();
         if result.is_err() {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
@@ -103,27 +109,28 @@ impl Saver {
     }
 
     /// Tries again what found the queue full.
-    pub(crate) fn retry(&self) -> Turn {
+    pub(crate) fn retry(&self) -> Option<Turn> {
         let mut state = lock(&self.state);
         if state.backlog.is_empty() {
             return None;
         }
-        let before = state.failing.is_some();
+        let before = state.failing.clone();
         self.retry_locked(&mut state);
         turn(before, &state)
     }
 
-    pub(crate) fn set_aside(&self, record: Record, reason: &str) -> Turn {
+    pub(crate) fn set_aside(&self, record: Record, reason: &str) -> Option<Turn> {
         let mut state = lock(&self.state);
-        let before = state.failing.is_some();
+        let before = state.failing.clone();
         let result = self.journal.set_aside(record, reason);
         self.note(&mut state, &result);
         turn(before, &state)
     }
 }
 
-fn turn(before: bool, state: &State) -> Turn {
-    (before != state.failing.is_some()).then(|| state.failing.clone())
+fn turn(before: Option<JournalError>, state: &State) -> Option<Turn> {
+    let error = state.failing.clone();
+    (before.is_some() != error.is_some()).then_some(Turn { before, error })
 }
 
 #[cfg(test)]
@@ -142,12 +149,25 @@ mod tests {
         saver.put(Table::Tunnels, key("gone"), key("1"));
         journal.fail_with(Some(JournalError::Full));
         let turn = saver.put(Table::Tunnels, key("a"), key("1"));
-        assert!(matches!(turn, Some(Some(_))), "{turn:?}");
+        let full = Some(JournalError::Full);
+        assert_eq!(
+            turn,
+            Some(Turn {
+                before: None,
+                error: full.clone()
+            })
+        );
         assert_eq!(saver.put(Table::Tunnels, key("a"), key("2")), None);
         assert_eq!(saver.delete(Table::Tunnels, key("gone")), None);
         assert!(saver.failures() >= 2);
         journal.fail_with(None);
-        assert_eq!(saver.retry(), Some(None));
+        assert_eq!(
+            saver.retry(),
+            Some(Turn {
+                before: full,
+                error: None
+            })
+        );
         let records = journal.load().unwrap();
         assert_eq!(records.len(), 1);
         assert_eq!((&records[0].key, &records[0].value), (&key("a"), &key("2")));
@@ -159,13 +179,12 @@ mod tests {
         let journal = Arc::new(MemoryJournal::new());
         let saver = Saver::new(journal.clone());
         journal.fail_with(Some(JournalError::ReadOnly("disk error".into())));
-        assert!(matches!(
-            saver.put(Table::Leases, key("a"), key("1")),
-            Some(Some(_))
-        ));
+        let turn = saver.put(Table::Leases, key("a"), key("1")).unwrap();
+        assert!(turn.error.is_some(), "{turn:?}");
         journal.fail_with(None);
         assert_eq!(saver.retry(), None, "nothing was kept");
-        assert_eq!(saver.put(Table::Leases, key("b"), key("1")), Some(None));
+        let turn = saver.put(Table::Leases, key("b"), key("1")).unwrap();
+        assert_eq!(turn.error, None);
         assert_eq!(journal.load().unwrap().len(), 1);
     }
 }

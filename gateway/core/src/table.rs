@@ -40,6 +40,8 @@ pub(crate) struct LiveSession {
     pub(crate) saved: Option<Instant>,
     /// Whether they have changed since.
     pub(crate) unsaved: bool,
+    /// The first of its tunnel's checkpoints that knows it; `None`: none does yet.
+    pub(crate) known_since: Option<u64>,
 }
 
 impl LiveSession {
@@ -52,7 +54,15 @@ impl LiveSession {
             ending: None,
             saved: None,
             unsaved: false,
+            known_since: None,
         })
+    }
+
+    /// Whether it is in its tunnel's record: what is not established has nothing to go on with, and what is being ended
+    /// does not go on.
+    pub(crate) fn is_kept(&self) -> bool {
+        let state = self.session.state;
+        matches!(state, State::Established | State::Suspended | State::Recovering)
     }
 
     /// Goes to another state where that is legal.
@@ -98,6 +108,8 @@ pub(crate) struct LiveTunnel {
     pub(crate) sessions: BTreeMap<LocalRef, SessionId>,
     /// The machine's last checkpoint, where it has a record.
     pub(crate) checkpoint: Option<Bytes>,
+    /// Checkpoints so far; the last one has this number.
+    pub(crate) checkpoints: u64,
     /// The record it came from, until it is at work again.
     pub(crate) record: Option<Record>,
 }

@@ -7,9 +7,11 @@ use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
     WriteTransaction,
 };
-use sluice_core::{Record, Table};
+use sluice_core::{Living, Record, Table};
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::SystemTime;
 
 type Bin = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -19,6 +21,8 @@ const ASIDE: Bin = TableDefinition::new("aside");
 const SCHEMA_KEY: &str = "schema";
 /// The version of the layout that this version writes.
 pub(crate) const SCHEMA: u64 = 1;
+/// The key in the table `meta` of how often a store that had failed was written to, to see whether that works.
+const PROBES_KEY: &str = "probes";
 /// Memory for pages of the database, in bytes: it is written much more than read.
 const CACHE: usize = 16 << 20;
 /// A file is compacted at the start where it is this many times larger than what it holds.
@@ -135,6 +139,61 @@ pub(crate) fn commit(database: &Database, batch: &Batch) -> Result<(), Failure> 
         }
         write.commit()?;
         Ok(())
+    })
+}
+
+/// Sees whether a commit works, without a change to what is kept.
+pub(crate) fn probe(database: &Database) -> Result<(), Failure> {
+    guarded(|| {
+        let write = begin(database)?;
+        {
+            let mut meta = write.open_table(META)?;
+            let probes = meta.get(PROBES_KEY)?.map_or(0, |value| value.value());
+            meta.insert(PROBES_KEY, probes.saturating_add(1))?;
+        }
+        write.commit()?;
+        Ok(())
+    })
+}
+
+/// Puts all that lives in place of all records, in one commit: whatever happens meanwhile, what is there afterwards is
+/// either the old or the new. How many records there are now.
+pub(crate) fn rewrite(database: &Database, living: &dyn Living) -> Result<usize, Failure> {
+    guarded(|| {
+        let write = begin(database)?;
+        let mut count = 0;
+        {
+            let open = |table| {
+                write.delete_table(definition(table))?;
+                write.open_table(definition(table))
+            };
+            let mut tunnels = open(Table::Tunnels)?;
+            let mut counters = open(Table::Counters)?;
+            let mut leases = open(Table::Leases)?;
+            let mut failed = None;
+            living.records(&SystemTime::now, &mut |record| {
+                let table = match record.table {
+                    Table::Tunnels => &mut tunnels,
+                    Table::Counters => &mut counters,
+                    Table::Leases => &mut leases,
+                };
+                match table.insert(record.key.as_ref(), record.value.as_ref()) {
+                    Ok(_) => {
+                        count += 1;
+                        ControlFlow::Continue(())
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                }
+            });
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+        }
+        write.commit()?;
+        Ok(count)
     })
 }
 

@@ -4,6 +4,7 @@ use redb::{CommitError, DatabaseError, StorageError, TableError, TransactionErro
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The store cannot be opened, and somebody must do something about it. Each is one line.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,16 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// In words, for a store that was at work.
+    pub(crate) fn while_running(self) -> String {
+        match self {
+            StoreError::DiskFull { error, .. } => Failure::Io(error).while_running(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// Something an operator must know about a store that works nevertheless, or no longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alarm {
@@ -75,10 +86,24 @@ pub enum Alarm {
         /// The version of its layout.
         schema: u64,
     },
-    /// Writing failed. Nothing is kept any more until the gateway is restarted.
+    /// Writing failed. Nothing is kept until the store has recovered.
     ReadOnly {
         /// What is wrong and what to do.
         error: String,
+    },
+}
+
+/// Something that happened to a store, to be told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// There is something an operator must know.
+    Alarm(Alarm),
+    /// A store that had failed keeps everything again: [`Alarm::ReadOnly`] is over.
+    Recovered {
+        /// Records that were written anew: all that live.
+        records: usize,
+        /// Time since it failed.
+        after: Duration,
     },
 }
 
@@ -110,8 +135,8 @@ impl fmt::Display for Alarm {
             ),
             Alarm::ReadOnly { error } => write!(
                 f,
-                "the session store takes no more changes: {error}; sessions go on, but a restart would lose \
-                 what changed since"
+                "the session store takes no more changes: {error}. Sessions go on, and the store recovers by itself \
+                 as soon as it can be written; a restart before that would lose what changed since"
             ),
         }
     }
@@ -145,13 +170,13 @@ impl Failure {
     pub(crate) fn while_running(&self) -> String {
         match self {
             Failure::Io(error) if Self::is_full(error) => {
-                format!("no room on the disk ({error}): free some space and restart the gateway")
+                format!("no room on the disk ({error}): free some space")
             }
-            Failure::Io(error) => format!("{error}: look at the disk and restart the gateway"),
-            Failure::Damaged(reason) => format!("damaged ({reason}): restart the gateway"),
+            Failure::Io(error) => format!("{error}: look at the disk"),
+            Failure::Damaged(reason) => format!("damaged ({reason}): look at the disk"),
             Failure::Newer(schema) => format!("it has the newer layout {schema}"),
             Failure::InUse => "another process uses it".to_owned(),
-            Failure::Other(reason) => format!("{reason}: restart the gateway"),
+            Failure::Other(reason) => format!("{reason}: look at the disk"),
         }
     }
 }

@@ -51,14 +51,26 @@ pub(crate) struct Queue {
     /// Somebody waits for what is in the batch.
     pub(crate) hurry: bool,
     pub(crate) stopping: bool,
-    pub(crate) failed: Option<String>,
+    failed: Option<String>,
+    /// The store has failed, and what lives is being written anew: changes go on top of it.
+    rewriting: bool,
+    /// Attempts to recover that have begun.
+    begun: u64,
+    /// Attempts to recover that have come to an end.
+    pub(crate) ended: u64,
+    /// This attempt is to begin at once.
+    wanted: u64,
 }
 
 impl Queue {
     fn room(&self, more: usize, new: bool) -> Result<(), JournalError> {
-        if let Some(error) = &self.failed {
-            return Err(JournalError::ReadOnly(error.clone()));
+        if let Some(error) = self.refused() {
+            return Err(error);
         }
+        self.fits(more, new)
+    }
+
+    fn fits(&self, more: usize, new: bool) -> Result<(), JournalError> {
         let changes = self.batch.len() + usize::from(new);
         if changes > MAX_QUEUED_CHANGES || self.bytes.saturating_add(more) > MAX_QUEUED_BYTES {
             return Err(JournalError::Full);
@@ -82,14 +94,17 @@ impl Queue {
         Ok(())
     }
 
-    /// The record leaves its table, and is kept for a person, in one commit.
+    /// The record leaves its table, and is kept for a person, in one commit. A store that has failed keeps it until it
+    /// has recovered, though it does not say so: nobody else has that record.
     pub(crate) fn set_aside(&mut self, record: Record, reason: String) -> Result<(), JournalError> {
         let size = record.value.len();
-        self.room(size, true)?;
-        self.push(record.table, record.key.clone(), Change::Delete)?;
-        self.bytes += size;
-        self.batch.aside.push((record, reason));
-        Ok(())
+        self.fits(size, true)?;
+        let pushed = self.push(record.table, record.key.clone(), Change::Delete);
+        if pushed != Err(JournalError::Full) {
+            self.bytes += size;
+            self.batch.aside.push((record, reason));
+        }
+        pushed
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -124,10 +139,67 @@ impl Queue {
         self.durable = self.durable.max(number);
     }
 
-    /// Nothing is taken any more, and nothing that waits will be written.
-    pub(crate) fn fail(&mut self, error: String) {
-        self.take();
-        self.failed.get_or_insert(error);
+    /// Why no change is taken, if none is.
+    pub(crate) fn refused(&self) -> Option<JournalError> {
+        let error = self.failed.as_ref().filter(|_| !self.rewriting)?;
+        Some(JournalError::ReadOnly(error.clone()))
+    }
+
+    /// What is wrong, from the failure until the store has recovered.
+    pub(crate) fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Nothing is taken any more, and of what waits only that which was set aside is kept; `lost` is the batch that
+    /// was being written. True: the store has not failed before.
+    pub(crate) fn fail(&mut self, error: String, lost: Batch) -> bool {
+        let (waiting, _) = self.take();
+        self.batch.aside = lost.aside;
+        self.batch.aside.extend(waiting.aside);
+        self.batch.aside.truncate(MAX_QUEUED_CHANGES);
+        self.bytes = self
+            .batch
+            .aside
+            .iter()
+            .map(|(record, _)| record.value.len())
+            .sum();
+        self.rewriting = false;
+        self.failed.replace(error).is_none()
+    }
+
+    /// Wants an attempt to recover that begins after this moment, at once; gives its number.
+    pub(crate) fn want_attempt(&mut self) -> u64 {
+        self.wanted = self.begun + 1;
+        self.wanted
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted > self.begun
+    }
+
+    pub(crate) fn begin_attempt(&mut self) {
+        self.begun += 1;
+    }
+
+    pub(crate) fn end_attempt(&mut self) {
+        self.ended = self.begun;
+    }
+
+    /// From now on changes are taken again, to be written on top of what lives. Gives the number of the last one before.
+    pub(crate) fn begin_rewriting(&mut self) -> u64 {
+        self.rewriting = true;
+        self.accepted
+    }
+
+    /// What lives is durable, up to the change of this number.
+    pub(crate) fn recovered(&mut self, number: u64) {
+        self.made_durable(number);
+        self.rewriting = false;
+        self.failed = None;
+        self.wanted = 0;
+        if !self.batch.aside.is_empty() {
+            self.accept();
+        }
     }
 }
 
@@ -182,10 +254,39 @@ mod tests {
     fn a_failed_queue_takes_nothing() {
         let mut queue = Queue::default();
         queue.push(Table::Tunnels, key(1), Change::Delete).unwrap();
-        queue.fail("first".into());
-        queue.fail("second".into());
+        assert!(queue.fail("first".into(), Batch::default()));
+        assert!(!queue.fail("second".into(), Batch::default()));
         assert_eq!(queue.len(), 0);
         let refused = queue.push(Table::Tunnels, key(1), Change::Delete);
-        assert_eq!(refused, Err(JournalError::ReadOnly("first".into())));
+        assert_eq!(refused, Err(JournalError::ReadOnly("second".into())));
+    }
+
+    #[test]
+    fn what_was_set_aside_outlives_a_failure_and_all_else_is_taken_anew() {
+        let mut queue = Queue::default();
+        let record = |number| Record {
+            table: Table::Tunnels,
+            key: key(number),
+            value: Bytes::from_static(b"bad"),
+        };
+        queue.set_aside(record(1), "one".into()).unwrap();
+        let (lost, _) = queue.take();
+        queue.set_aside(record(2), "two".into()).unwrap();
+        queue.push(Table::Leases, key(9), Change::Delete).unwrap();
+        queue.fail("full".into(), lost);
+        let refused = queue.set_aside(record(3), "three".into());
+        assert_eq!(refused, Err(JournalError::ReadOnly("full".into())));
+        assert_eq!((queue.len(), queue.bytes(), queue.since()), (3, 9, None));
+        let number = queue.begin_rewriting();
+        queue.push(Table::Leases, key(4), Change::Delete).unwrap();
+        assert!(queue.failed().is_some() && !queue.is_durable(number));
+        queue.recovered(number);
+        assert!(queue.failed().is_none() && queue.since().is_some());
+        assert!(queue.is_durable(number) && !queue.is_durable(number + 1));
+        let (batch, _) = queue.take();
+        let reasons: Vec<&str> = batch.aside.iter().map(|(_, reason)| reason.as_str()).collect();
+        assert_eq!(reasons, ["one", "two", "three"]);
+        let changed: Vec<_> = batch.changes.into_keys().collect();
+        assert_eq!(changed, [(Table::Leases, key(4))]);
     }
 }

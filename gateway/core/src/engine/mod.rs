@@ -3,6 +3,7 @@
 mod authorize;
 mod connections;
 mod end;
+mod living;
 mod query;
 mod restore;
 mod settings;
@@ -19,7 +20,7 @@ use crate::event::{EngineEvent, Observer};
 use crate::facts::Facts;
 use crate::history::History;
 use crate::ids::Mint;
-use crate::journal::{Journal, Table as JournalTable};
+use crate::journal::{Journal, JournalError, Table as JournalTable};
 use crate::leases::{Leases, StickyChange};
 use crate::model::{Origin, Session, SessionLimits, State, Tunnel};
 use crate::record;
@@ -102,9 +103,9 @@ impl Engine {
         self.tell(EngineEvent::CallFailed { label, reason });
     }
 
-    fn tell_turn(&self, turn: Turn) {
-        if let Some(error) = turn {
-            self.tell(EngineEvent::JournalFailing { error });
+    fn tell_turn(&self, turn: Option<Turn>) {
+        if let Some(Turn { before, error }) = turn {
+            self.tell(EngineEvent::JournalFailing { error, before });
         }
     }
 
@@ -199,6 +200,7 @@ impl Engine {
             tunnel: tunnel.clone(),
             sessions: BTreeMap::new(),
             checkpoint: None,
+            checkpoints: 0,
             record: None,
         });
         self.tell(EngineEvent::TunnelUp(Arc::new(tunnel)));
@@ -368,11 +370,12 @@ impl Engine {
         let live = self.table.tunnel(id, |live| {
             let had = live.checkpoint.is_some() || live.record.is_some();
             live.checkpoint.clone_from(&checkpoint);
+            live.checkpoints += 1;
             live.record = None;
             let sessions: Vec<SessionId> = live.sessions.values().copied().collect();
-            (live.tunnel.clone(), sessions, had)
+            (live.tunnel.clone(), live.checkpoints, sessions, had)
         });
-        let Some((tunnel, sessions, had)) = live else {
+        let Some((tunnel, number, sessions, had)) = live else {
             return false;
         };
         let key = record::tunnel_key(id);
@@ -382,18 +385,21 @@ impl Engine {
             }
             return true;
         };
-        let kept = |session: &Session| {
-            let state = session.state;
-            matches!(state, State::Established | State::Suspended | State::Recovering)
+        let known = |id| {
+            let known = self.table.session(id, |live| {
+                live.is_kept().then(|| {
+                    live.known_since.get_or_insert(number);
+                    live.session.clone()
+                })
+            });
+            known.flatten()
         };
-        let snapshots = sessions.into_iter().filter_map(|id| self.table.snapshot(id));
-        let snapshots: Vec<Session> = snapshots.filter(kept).collect();
+        let snapshots: Vec<Session> = sessions.into_iter().filter_map(known).collect();
         match record::encode_tunnel(now.wall, &tunnel, &checkpoint, &snapshots) {
             Some(value) => self.tell_turn(self.saver.put(JournalTable::Tunnels, key, value)),
             None => self.tell(EngineEvent::JournalFailing {
-                error: Some(format!(
-                    "the record of tunnel {id} is larger than a record may be"
-                )),
+                error: Some(JournalError::TooLarge(id)),
+                before: None,
             }),
         }
         true

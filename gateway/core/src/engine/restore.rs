@@ -198,6 +198,7 @@ impl Engine {
             tunnel,
             sessions: BTreeMap::new(),
             checkpoint: Some(checkpoint),
+            checkpoints: 0,
             record: Some(record),
         });
         for session in sessions {
@@ -218,6 +219,7 @@ impl Engine {
             live.path = counters;
         } else {
             live.base = counters;
+            live.known_since = Some(0);
         }
         // Names were checked, so that this cannot fail.
         let inserted = self.table.insert(live);

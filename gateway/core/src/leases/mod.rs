@@ -126,6 +126,22 @@ impl Leases {
         changes
     }
 
+    /// Up to `most` last addresses of a family that are kept for their users, after a cursor, with until when.
+    pub(crate) fn kept(
+        &self,
+        family: Family,
+        after: Option<Address>,
+        most: usize,
+    ) -> Vec<(Address, StickyKey, u64)> {
+        let family = match family {
+            Family::V4 => &self.ipv4,
+            Family::V6 => &self.ipv6,
+        };
+        let kept = family.kept_from(after).take(most);
+        kept.map(|(address, key, until)| (address, key.clone(), until))
+            .collect()
+    }
+
     /// The session that holds an address.
     pub(crate) fn holder(&self, address: IpAddr) -> Option<SessionId> {
         let held = match address {

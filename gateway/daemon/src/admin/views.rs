@@ -411,7 +411,9 @@ pub(crate) fn event_data(event: &EngineEvent) -> Value {
         }
         EngineEvent::PoolExhausted { pool } => json!({ "pool": pool }),
         EngineEvent::PoolUnknown { pool, identity } => json!({ "pool": pool, "user": identity.as_str() }),
-        EngineEvent::JournalFailing { error } => json!({ "error": error }),
+        EngineEvent::JournalFailing { error, .. } => {
+            json!({ "error": error.as_ref().map(ToString::to_string) })
+        }
         EngineEvent::Draining(draining) => json!({ "draining": draining }),
         EngineEvent::Reconfigured(report) => json!({
             "now": report.now, "new_sessions": report.new_sessions, "orphans": report.orphans,

@@ -1,7 +1,7 @@
 //! The engine's events as log lines.
 
 use super::{Limiter, Permit};
-use sluice_core::{EngineEvent, Observer, Session};
+use sluice_core::{EngineEvent, JournalError, Observer, Session};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -186,10 +186,21 @@ impl Observer for EventLog {
             EngineEvent::PoolUnknown { pool, identity } => {
                 tracing::warn!(pool, user = identity.as_str(), "a user's pool is not configured");
             }
-            EngineEvent::JournalFailing { error: Some(error) } => {
-                tracing::error!("sessions go on, but a restart would lose them: {error}");
+            // Told with the store's own news.
+            EngineEvent::JournalFailing {
+                error: Some(JournalError::ReadOnly(_)),
+                ..
             }
-            EngineEvent::JournalFailing { error: None } => tracing::info!("the store takes changes again"),
+            | EngineEvent::JournalFailing {
+                error: None,
+                before: Some(JournalError::ReadOnly(_)),
+            } => {}
+            EngineEvent::JournalFailing {
+                error: Some(error), ..
+            } => tracing::error!("sessions go on, but a restart would lose what changed: {error}"),
+            EngineEvent::JournalFailing { error: None, .. } => {
+                tracing::info!("the store takes changes again");
+            }
             EngineEvent::Draining(true) => tracing::info!("new sessions are refused from now on"),
             EngineEvent::Draining(false) => tracing::info!("new sessions are admitted again"),
             EngineEvent::Reconfigured(report) => {

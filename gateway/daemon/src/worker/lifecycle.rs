@@ -9,6 +9,7 @@ use crate::shard::KeptConnection;
 use sluice_core::Journal;
 use sluice_keeper::Order;
 use sluice_spi::TerminateCause;
+use sluice_store::News;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -22,6 +23,10 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How long requests under way may take to be answered at the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// How long the store may take to recover amid a restart: peers do not miss a gateway that is away for so long
+/// (RFC 2661, 5.8: five retransmissions take 31 s).
+const LAST_CHANCE: Duration = Duration::from_secs(5);
 
 /// Between two signs of life to the keeper, and how long it may wait for the next.
 const TICK: Duration = Duration::from_secs(1);
@@ -46,8 +51,6 @@ struct Chores {
     /// What was wrong with the users file when it was last read.
     complaint: Option<String>,
     status: String,
-    /// Alarms of the store that were told.
-    alarms: usize,
 }
 
 impl Gateway {
@@ -128,11 +131,7 @@ impl Gateway {
     async fn look_after(&self, chores: &mut Chores) {
         self.tell("that the worker is alive", self.link.alive(SILENCE));
         self.users.expire_cache(SystemTime::now());
-        let alarms = self.store.alarms();
-        for alarm in alarms.iter().skip(chores.alarms) {
-            tracing::error!(code = alarm.code(), "{alarm}");
-        }
-        chores.alarms = alarms.len();
+        self.tell_store_news();
         // A file that is not there, or cannot be looked at, is one that cannot be read.
         if self.users.file().is_stale().unwrap_or(true) {
             let complaint = self.plane.reload_users().await.err();
@@ -150,6 +149,34 @@ impl Gateway {
         if status != chores.status {
             self.tell("how many sessions there are", self.link.status(&status));
             chores.status = status;
+        }
+    }
+
+    /// What happened to the store, once each.
+    fn tell_store_news(&self) {
+        for news in self.store.take_news() {
+            match news {
+                News::Alarm(alarm) => tracing::error!(code = alarm.code(), "{alarm}"),
+                News::Recovered { records, after } => tracing::info!(
+                    records,
+                    after_seconds = after.as_secs(),
+                    "the session store works again, and all that lives was written to it anew"
+                ),
+            }
+        }
+    }
+
+    /// Makes all changes durable. Where a new worker or a later start goes on from them, a store that has failed gets
+    /// one more chance while everything is still known.
+    fn save(&self, end: End) {
+        let mut saved = self.store.flush();
+        let goes_on = matches!(end, End::Restart | End::Orphaned);
+        if saved.is_err() && goes_on && self.store.recover(LAST_CHANCE).is_ok() {
+            saved = self.store.flush();
+        }
+        self.tell_store_news();
+        if let Err(error) = saved {
+            tracing::error!("the last changes are not on record: {error}");
         }
     }
 
@@ -232,9 +259,7 @@ impl Gateway {
 
     /// The last steps, when nothing is served any more.
     fn finish(&mut self, end: End) {
-        if let Err(error) = self.store.flush() {
-            tracing::error!("the last changes are not on record: {error}");
-        }
+        self.save(end);
         match end {
             End::Restart => self.tell("to start a new worker", self.link.request_restart()),
             End::Shutdown | End::Stop => {

@@ -138,9 +138,11 @@ impl Sources {
     }
 
     fn store(&self) {
-        self.metrics
-            .store_queue_depth
-            .set(gauge(self.store.stats().queued));
+        let stats = self.store.stats();
+        self.metrics.store_queue_depth.set(gauge(stats.queued));
+        self.metrics.store_read_only.set(i64::from(stats.read_only));
+        self.metrics.store_failures.observe(stats.failures);
+        self.metrics.store_recoveries.observe(stats.recoveries);
         for took in self.store.take_commit_durations() {
             self.metrics.store_commit_duration.observe(took.as_secs_f64());
         }

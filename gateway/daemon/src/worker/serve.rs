@@ -14,7 +14,7 @@ use crate::sandbox::{LayerState, SandboxStatus};
 use crate::shard::{Remote, Restored};
 use arc_swap::ArcSwap;
 use sluice_auth_backends::{Authenticator, AuthenticatorConfig, CredentialCache, HashPool, LocalUsers};
-use sluice_core::{Engine, Journal};
+use sluice_core::{Engine, Journal, Living};
 use sluice_dataplane::Routes;
 use sluice_keeper::{Link, LinkError, Order, StartReason};
 use sluice_metrics::Metrics;
@@ -251,6 +251,8 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
     fanout.set_shards(remotes.clone());
     let records = store.load().map_err(CannotStart::because)?;
     let tunnels = shards::recall(&engine, records, &config, shards);
+    let living: Arc<dyn Living> = engine.clone();
+    store.set_living(Arc::downgrade(&living));
     let mut before = prepared.before;
     let connections = before.recall(&engine, &config, shards);
     let restored = tunnels

@@ -1,5 +1,9 @@
 use super::*;
+use redb::Database;
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
+use std::time::SystemTime;
 
 fn key(name: &str) -> Bytes {
     Bytes::copy_from_slice(name.as_bytes())
@@ -15,7 +19,11 @@ fn a_newer_layout_is_moved_aside_whole() {
     let store = Store::open(directory.path()).unwrap();
     put(&store, "a");
     store.flush().unwrap();
-    database::set_schema(&store.database, database::SCHEMA + 1);
+    let newer = |database: &Database| {
+        database::set_schema(database, database::SCHEMA + 1);
+        Ok(())
+    };
+    store.shared.with_database(newer).unwrap();
     drop(store);
     let store = Store::open(directory.path()).unwrap();
     assert_eq!(store.load(), Ok(Vec::new()));
@@ -121,15 +129,210 @@ fn a_change_does_not_wait_for_a_flush_for_ever() {
     assert_eq!(store.load().unwrap().len(), 1);
 }
 
+/// What lives, as a test says.
+#[derive(Default)]
+struct Lives {
+    records: Mutex<Vec<Record>>,
+    /// Panics after so many records.
+    breaks_after: Mutex<Option<usize>>,
+    /// Called once, amid giving records.
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Lives {
+    fn set(&self, names: &[&str]) {
+        let record = |name: &&str| Record {
+            table: Table::Tunnels,
+            key: key(name),
+            value: key("anew"),
+        };
+        *lock(&self.records) = names.iter().map(record).collect();
+    }
+}
+
+impl Living for Lives {
+    fn records(&self, _: &dyn Fn() -> SystemTime, put: &mut dyn FnMut(Record) -> ControlFlow<()>) {
+        let breaks_after = *lock(&self.breaks_after);
+        for (number, record) in lock(&self.records).iter().enumerate() {
+            assert_ne!(breaks_after, Some(number), "broken on purpose");
+            assert!(put(record.clone()).is_continue());
+        }
+        let meanwhile = lock(&self.meanwhile).take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
+    }
+}
+
+fn living_store(directory: &Path) -> (Arc<Store>, Arc<Lives>) {
+    let store = Arc::new(Store::open(directory).unwrap());
+    let lives = Arc::new(Lives::default());
+    let living: Arc<dyn Living> = lives.clone();
+    store.set_living(Arc::downgrade(&living));
+    (store, lives)
+}
+
+/// Makes the next commit fail: the database is gone, and the writer does not know.
+fn break_next_commit(store: &Store) {
+    store.shared.close();
+    put(store, "lost");
+    assert!(matches!(store.flush(), Err(JournalError::ReadOnly(_))));
+}
+
+fn names(store: &Store) -> Vec<String> {
+    let records = store.load().unwrap().into_iter();
+    let name = |record: Record| String::from_utf8_lossy(&record.key).into_owned();
+    records.map(name).collect()
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
 #[test]
-fn a_store_that_failed_takes_nothing_and_keeps_what_it_has() {
+fn a_store_that_failed_takes_nothing_until_it_has_recovered() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, lives) = living_store(directory.path());
+    put(&store, "ended");
+    put(&store, "goes on");
+    store.flush().unwrap();
+    break_next_commit(&store);
+    let refused = store.put(Table::Tunnels, key("a"), key("b"));
+    assert!(matches!(refused, Err(JournalError::ReadOnly(_))), "{refused:?}");
+    assert!(matches!(store.alarms().as_slice(), [Alarm::ReadOnly { .. }]));
+    assert!(matches!(
+        store.take_news().as_slice(),
+        [News::Alarm(Alarm::ReadOnly { .. })]
+    ));
+    assert!(store.stats().read_only);
+
+    lives.set(&["goes on", "new"]);
+    assert_eq!(store.recover(LONG), Ok(()));
+    // What lives is there, what does not is gone, and what failed was not tried again.
+    assert_eq!(names(&store), ["goes on", "new"]);
+    assert_eq!(store.alarms(), []);
+    let news = store.take_news();
+    assert!(
+        matches!(news.as_slice(), [News::Recovered { records: 2, .. }]),
+        "{news:?}"
+    );
+    let stats = store.stats();
+    assert_eq!((stats.read_only, stats.failures, stats.recoveries), (false, 1, 1));
+    put(&store, "more");
+    store.flush().unwrap();
+    drop(store);
+    let store = Store::open(directory.path()).unwrap();
+    assert_eq!(names(&store), ["goes on", "more", "new"]);
+}
+
+#[test]
+fn a_store_recovers_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, lives) = living_store(directory.path());
+    lives.set(&["a"]);
+    break_next_commit(&store);
+    let queue = lock(&store.shared.queue);
+    let waiting = store
+        .shared
+        .done
+        .wait_timeout_while(queue, LONG, |queue| queue.failed().is_some());
+    assert!(!waiting.unwrap().1.timed_out());
+    assert_eq!(names(&store), ["a"]);
+}
+
+#[test]
+fn changes_made_while_what_lives_is_written_go_on_top_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, lives) = living_store(directory.path());
+    lives.set(&["ends meanwhile", "stays"]);
+    let at_work = store.clone();
+    *lock(&lives.meanwhile) = Some(Box::new(move || {
+        at_work.delete(Table::Tunnels, key("ends meanwhile")).unwrap();
+        put(&at_work, "begins meanwhile");
+    }));
+    break_next_commit(&store);
+    assert_eq!(store.recover(LONG), Ok(()));
+    store.flush().unwrap();
+    assert_eq!(names(&store), ["begins meanwhile", "stays"]);
+}
+
+#[test]
+fn a_rewriting_that_breaks_off_leaves_what_was_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, lives) = living_store(directory.path());
+    put(&store, "old");
+    store.flush().unwrap();
+    break_next_commit(&store);
+    lives.set(&["new", "never given"]);
+    *lock(&lives.breaks_after) = Some(1);
+    let error = store.recover(LONG).unwrap_err();
+    assert!(error.contains("broken on purpose"), "{error}");
+    assert!(matches!(
+        store.put(Table::Tunnels, key("a"), key("b")),
+        Err(JournalError::ReadOnly(_))
+    ));
+    // As it is on the disk at this moment, such as after a crash.
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(store.path(), copy.path().join(FILE_NAME)).unwrap();
+    assert_eq!(names(&Store::open(copy.path()).unwrap()), ["old"]);
+    *lock(&lives.breaks_after) = None;
+    assert_eq!(store.recover(LONG), Ok(()));
+    assert_eq!(names(&store), ["never given", "new"]);
+    assert_eq!(store.stats().failures, 1, "one outage");
+}
+
+#[test]
+fn a_file_that_is_damaged_when_the_store_recovers_is_moved_aside() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, lives) = living_store(directory.path());
+    lives.set(&["a"]);
+    break_next_commit(&store);
+    std::fs::write(store.path(), [0xa5; 20_000]).unwrap();
+    assert_eq!(store.recover(LONG), Ok(()));
+    assert_eq!(names(&store), ["a"]);
+    let alarms = store.alarms();
+    let [Alarm::Corrupted { moved_to, .. }] = alarms.as_slice() else {
+        panic!("{alarms:?}");
+    };
+    assert_eq!(std::fs::read(moved_to).unwrap(), [0xa5; 20_000]);
+    let news = store.take_news();
+    assert!(
+        matches!(
+            news.as_slice(),
+            [
+                News::Alarm(Alarm::ReadOnly { .. }),
+                News::Alarm(Alarm::Corrupted { .. }),
+                News::Recovered { .. }
+            ]
+        ),
+        "{news:?}"
+    );
+}
+
+#[test]
+fn without_anybody_to_ask_what_lives_a_store_stays_read_only() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     put(&store, "kept");
     store.flush().unwrap();
-    lock(&store.shared.queue).fail("input/output error".to_owned());
-    let refused = store.put(Table::Tunnels, key("a"), key("b"));
-    assert_eq!(refused, Err(JournalError::ReadOnly("input/output error".into())));
-    assert!(matches!(store.flush(), Err(JournalError::ReadOnly(_))));
-    assert_eq!(store.load().unwrap().len(), 1);
+    break_next_commit(&store);
+    assert!(store.recover(LONG).is_err());
+    drop(store);
+    assert_eq!(names(&Store::open(directory.path()).unwrap()), ["kept"]);
+}
+
+#[test]
+fn what_was_set_aside_while_the_store_failed_is_kept_for_a_person() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, lives) = living_store(directory.path());
+    lives.set(&["a"]);
+    break_next_commit(&store);
+    let record = Record {
+        table: Table::Tunnels,
+        key: key("bad"),
+        value: key("x"),
+    };
+    assert!(store.set_aside(record, "reason").is_err());
+    assert_eq!(store.recover(LONG), Ok(()));
+    store.flush().unwrap();
+    assert_eq!(store.aside(), Ok(vec!["reason".to_owned()]));
+    assert_eq!(names(&store), ["a"]);
 }

@@ -4,6 +4,7 @@ mod addresses;
 mod authorize;
 mod connections;
 mod lifecycle;
+mod living;
 mod paging;
 mod random;
 mod restore;

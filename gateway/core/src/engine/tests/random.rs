@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::table::lock;
-use crate::{Address, Journal, Limits, SessionQuery, State, WhenFull};
+use crate::{Address, Journal, JournalError, Limits, SessionQuery, State, WhenFull};
 use bytes::Bytes;
 use proptest::prelude::*;
 use sluice_auth::AddressRule;
@@ -24,6 +24,8 @@ enum Step {
     EndUser(u8),
     Pass { seconds: u64 },
     Checkpoint(Pick),
+    StoreFails,
+    StoreRecovers,
     Restart { recovered: u8 },
     Reconfigure(bool),
 }
@@ -43,6 +45,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..4).prop_map(Step::EndUser),
         2 => (1u64..400).prop_map(|seconds| Step::Pass { seconds }),
         3 => pick().prop_map(Step::Checkpoint),
+        1 => Just(Step::StoreFails),
+        1 => Just(Step::StoreRecovers),
         1 => any::<u8>().prop_map(|recovered| Step::Restart { recovered }),
         1 => any::<bool>().prop_map(Step::Reconfigure),
     ]
@@ -86,6 +90,7 @@ struct Life {
     recorded: BTreeSet<TunnelId>,
     /// The counters of each session when its record was last written.
     saved: BTreeMap<SessionId, u64>,
+    store_fails: bool,
 }
 
 impl Life {
@@ -103,6 +108,7 @@ impl Life {
             paths: BTreeMap::new(),
             recorded: BTreeSet::new(),
             saved: BTreeMap::new(),
+            store_fails: false,
         }
     }
 
@@ -234,6 +240,12 @@ impl Life {
                     self.checkpoint(id);
                 }
             }
+            Step::StoreFails => {
+                let error = JournalError::ReadOnly("full".to_owned());
+                small.journal.fail_with(Some(error));
+                self.store_fails = true;
+            }
+            Step::StoreRecovers => self.recover_store(),
             Step::Restart { recovered } => self.restart(recovered)?,
             Step::Reconfigure(wide) => {
                 self.wide = wide;
@@ -254,9 +266,19 @@ impl Life {
         Ok(())
     }
 
+    /// Whatever the journal missed or did not, it has what lives afterwards.
+    fn recover_store(&mut self) {
+        let wall = self.small.now.wall;
+        self.small.journal.recover(&self.small.engine, &|| wall);
+        self.store_fails = false;
+    }
+
     /// A crash: what has no record is gone, and of the rest only some comes back.
     fn restart(&mut self, recovered: u8) -> Result<(), TestCaseError> {
         self.listen()?;
+        if self.store_fails {
+            self.recover_store();
+        }
         let before: BTreeMap<SessionId, Session> = self
             .sessions
             .iter()
@@ -342,6 +364,9 @@ impl Life {
             self.small.engine.tunnel_down(id, &ended(), self.small.now);
         }
         self.check()?;
+        if self.store_fails {
+            self.recover_store();
+        }
         prop_assert_eq!(&self.opened, &self.closed);
         prop_assert_eq!(self.small.engine.table.sizes(), [0; 6]);
         prop_assert_eq!(lock(&self.small.engine.admission).counts(), (0, 0, 0, 0));
