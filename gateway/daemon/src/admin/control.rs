@@ -49,8 +49,9 @@ pub trait Control: Send + Sync {
     /// Puts a checked configuration into effect, as far as its changes need no restart.
     fn apply(&self, config: Arc<Config>, changes: Vec<Change>) -> Answer<'_, Result<Applied, ControlError>>;
 
-    /// Restarts the worker under its keeper; sessions stay. `Ok`: the restart has begun.
-    fn restart(&self) -> Answer<'_, Result<(), ControlError>>;
+    /// Restarts the worker under its keeper; sessions stay. Refused while that would lose sessions, unless
+    /// `lose_sessions` says that it may. `Ok`: the restart has begun.
+    fn restart(&self, lose_sessions: bool) -> Answer<'_, Result<(), ControlError>>;
 
     /// What would be, or was, changed on the host for the current configuration.
     fn host_changes(&self) -> Answer<'_, Vec<HostChange>>;

@@ -272,8 +272,9 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         Scope::Admin,
         run!(gateway::restart),
     )
+    .body(schema::<gateway::Restart>)
     .reply(202, Reply::Empty)
-    .text("Restart the worker; sessions stay"),
+    .text("Restart the worker; sessions stay. Refused while they would be lost, unless that is asked for"),
     Operation::get(
         "/v1/sessions",
         "listSessions",

@@ -140,8 +140,11 @@ impl Control for Player {
         Box::pin(async { Ok(Applied { orphans: 0, notes }) })
     }
 
-    fn restart(&self) -> Answer<'_, Result<(), ControlError>> {
-        self.asked.note("restart".to_owned());
+    fn restart(&self, lose_sessions: bool) -> Answer<'_, Result<(), ControlError>> {
+        self.asked.note(match lose_sessions {
+            true => "restart, and lose sessions".to_owned(),
+            false => "restart".to_owned(),
+        });
         Box::pin(async { Ok(()) })
     }
 

@@ -81,7 +81,11 @@ pub(super) enum Command {
     /// Put the configuration file into effect
     Reload,
     /// Restart the worker; sessions stay
-    Restart,
+    Restart {
+        /// Restart even while the session store takes no changes, and lose the sessions it does not know
+        #[arg(long)]
+        lose_sessions: bool,
+    },
     /// Refuse new sessions; those that are there go on
     Drain {
         /// Admit new sessions again

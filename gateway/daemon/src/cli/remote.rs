@@ -142,9 +142,15 @@ pub(super) async fn run(
         Command::Explain(explain) => run.explain(explain).await,
         Command::Status => run.status().await,
         Command::Reload => run.reload().await,
-        Command::Restart => {
-            let text = "the worker restarts; sessions stay";
-            run.change(Method::POST, "/v1/restart", None, text).await
+        Command::Restart { lose_sessions } => {
+            let (body, text) = match lose_sessions {
+                true => {
+                    let text = "the worker restarts; sessions that are not on record are lost";
+                    (Some(json!({ "lose_sessions": true })), text)
+                }
+                false => (None, "the worker restarts; sessions stay"),
+            };
+            run.change(Method::POST, "/v1/restart", body, text).await
         }
         Command::Drain { off } => {
             let text = match off {

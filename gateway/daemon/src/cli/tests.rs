@@ -316,12 +316,18 @@ fn the_gateway_is_shown_drained_reloaded_and_restarted() {
         (1, "no difference\n".to_owned(), "said by the gateway".to_owned())
     );
     output(&harness, &["restart"]);
-    assert_eq!(harness.asked.take(), ["apply 0 changes of test", "restart"]);
+    assert!(output(&harness, &["restart", "--lose-sessions"]).contains("are lost"));
+    assert_eq!(
+        harness.asked.take(),
+        ["apply 0 changes of test", "restart", "restart, and lose sessions"]
+    );
     assert!(output(&harness, &["pools", "list"]).contains("default  10.64.0.1  1"));
     assert!(output(&harness, &["leases", "--user", "ann"]).contains("default  ann"));
     assert!(output(&harness, &["listeners"]).contains("the port is in use"));
     assert!(output(&harness, &["tunnels", "list"]).contains("192.0.2.1:1701"));
-    assert!(output(&harness, &["audit"]).contains("local  restart"));
+    let audit = output(&harness, &["audit"]);
+    assert!(audit.contains("local  restart"), "{audit}");
+    assert!(audit.contains("sessions may be lost"), "{audit}");
 }
 
 #[test]

@@ -18,8 +18,11 @@ use sluice_store::{Alarm, Store};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
+
+/// How long whoever asks for a restart waits for a store that has failed to recover: less than a request may take.
+const RECOVERY: Duration = Duration::from_secs(5);
 
 /// A restart was asked for.
 pub(super) struct RestartWanted;
@@ -207,7 +210,24 @@ impl Running {
         })
     }
 
-    async fn begin_restart(&self) -> Result<(), ControlError> {
+    /// Sees that a new worker would find what it needs to go on with all sessions.
+    async fn check_store(&self) -> Result<(), ControlError> {
+        let store = self.store.clone();
+        let recovered = tokio::task::spawn_blocking(move || store.recover(RECOVERY)).await;
+        let recovered = recovered.map_err(|error| ControlError::Unavailable(error.to_string()))?;
+        recovered.map_err(|error| {
+            ControlError::Conflict(format!(
+                "nothing was restarted: the session store takes no changes ({error}), and a new worker would not know \
+                 of the sessions that have come up since. Once that is mended the store recovers, and this works. To \
+                 restart nevertheless and lose them: sluice restart --lose-sessions"
+            ))
+        })
+    }
+
+    async fn begin_restart(&self, lose_sessions: bool) -> Result<(), ControlError> {
+        if !lose_sessions {
+            self.check_store().await?;
+        }
         let path = self.path.clone();
         let checked = tokio::task::spawn_blocking(move || check_start(path.as_deref())).await;
         let checked = checked.map_err(|error| ControlError::Unavailable(error.to_string()))?;
@@ -379,8 +399,8 @@ impl Control for Running {
         Box::pin(self.put_into_effect(config))
     }
 
-    fn restart(&self) -> Answer<'_, Result<(), ControlError>> {
-        Box::pin(self.begin_restart())
+    fn restart(&self, lose_sessions: bool) -> Answer<'_, Result<(), ControlError>> {
+        Box::pin(self.begin_restart(lose_sessions))
     }
 
     fn host_changes(&self) -> Answer<'_, Vec<HostChange>> {

@@ -376,9 +376,24 @@ pub(crate) async fn drain(call: Call) -> Result {
     Ok(noted(answer, format!("draining: {}", drain.draining)))
 }
 
+/// How the worker is to be restarted.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Restart {
+    /// Whether it is restarted even where sessions are lost by it, because the store takes no changes.
+    #[serde(default)]
+    #[schema(default = false)]
+    lose_sessions: bool,
+}
+
 pub(crate) async fn restart(call: Call) -> Result {
-    call.plane.control().restart().await?;
-    json(StatusCode::ACCEPTED, &views::empty())
+    let Restart { lose_sessions } = call.json()?;
+    call.plane.control().restart(lose_sessions).await?;
+    let answer = json(StatusCode::ACCEPTED, &views::empty())?;
+    Ok(match lose_sessions {
+        true => noted(answer, "sessions may be lost".to_owned()),
+        false => answer,
+    })
 }
 
 pub(crate) async fn audit(call: Call) -> Result {
