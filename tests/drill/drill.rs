@@ -3,11 +3,12 @@
 
 use clap::Parser;
 use serde_json::Value;
+use sluice_tests::disk;
 use sluice_tests::load::{Load, ONE_SOURCE};
 use sluice_tests::results::Results;
 use sluice_tests::rig::{Running, run, sh, wait_for};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,8 @@ type Drill = (&'static str, &'static str, fn() -> String);
 
 const DRILLS: &[Drill] = &[
     (
-        "the store: killed writers, full disks, damaged files, read-only directories",
-        "`cargo test -p sluice-store --test drills`",
+        "the store: killed writers, full disks, damaged files, read-only directories, recovery from full disks",
+        "`cargo test -p sluice-store --test drills`, and `--test recovery`",
         store_drills,
     ),
     (
@@ -57,8 +58,8 @@ const DRILLS: &[Drill] = &[
         restarts_under_load,
     ),
     (
-        "the disk becomes full while clients connect",
-        "state directory on a file system of 8 MiB; a file takes the rest; 500 clients",
+        "the disk becomes full while 500 clients come and stay",
+        "state directory on a file system of 8 MiB; a file takes the rest once 250 are up; 100 others come and go",
         full_disk,
     ),
     (
@@ -150,7 +151,8 @@ fn cargo_test(package: &str, test: &str) -> String {
 }
 
 fn store_drills() -> String {
-    cargo_test("sluice-store", "drills")
+    cargo_test("sluice-store", "drills");
+    cargo_test("sluice-store", "recovery")
 }
 
 fn keeper_drills() -> String {
@@ -225,66 +227,8 @@ fn restarts_under_load() -> String {
     )
 }
 
-/// A file system of its own for the gateway's state; unmounted when dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(state: &Path, size: &str) -> Self {
-        std::fs::create_dir(state).unwrap();
-        sh(&format!(
-            "mount -t tmpfs -o size={size},mode=700 tmpfs {}",
-            state.display()
-        ))
-        .unwrap();
-        Self(state.to_owned())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = sh(&format!("umount {}", self.0.display()));
-    }
-}
-
-fn store_state(load: &Load) -> String {
-    let store = &load.gateway().status().unwrap()["store"];
-    format!(
-        "{} ({})",
-        store["on"],
-        store["detail"].as_str().unwrap_or_default()
-    )
-}
-
 fn full_disk() -> String {
-    let directory = tempfile::tempdir().unwrap();
-    let disk = Disk::mount(&directory.path().join("state"), "8m");
-    let mut load = Load::start_in(directory, "", "");
-    load.warm_up();
-    let filler = disk.0.join("filler");
-    // Ends with an error, when there is no more room.
-    let _ = sh(&format!("dd if=/dev/zero of={} bs=4k", filler.display()));
-    let storming = load.storming("--clients 500 --hold 12 --check");
-    load.wait_established(500, MINUTE);
-    std::thread::sleep(Duration::from_secs(2));
-    let while_full = store_state(&load);
-    std::fs::remove_file(&filler).unwrap();
-    load.gateway_mut().restart();
-    let after = load.sessions("established") + load.sessions("recovering");
-    let report = storming.finish(MINUTE);
-    let served = count(&report, "served_at_end");
-    let state = store_state(&load);
-    load.wait_quiet(3 * MINUTE);
-    drop(load);
-    drop(disk);
-    let state = if state.starts_with("true") { "on" } else { "off" };
-    let while_full = if while_full.starts_with("true") {
-        "on"
-    } else {
-        "off, and says so"
-    };
-    format!(
-        "500 of 500 come up while it is full (store {while_full}); room made and `sluice restart`: {after} restored, {served} served; the store is {state} again"
-    )
+    disk::full_for_a_while(500)
 }
 
 fn damaged_store() -> String {

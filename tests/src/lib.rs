@@ -3,6 +3,7 @@
 //! It is a part of tests only, so it panics where a test is to fail.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
+pub mod disk;
 pub mod field;
 pub mod fuzz;
 pub mod load;
