@@ -151,22 +151,30 @@ impl SendQueue {
 
     fn send_trains(&mut self, socket: &UdpSocket, stats: &mut SendStats) -> io::Result<()> {
         let waiting = self.trains.get(self.head..).unwrap_or_default();
-        let mut batch = [NOTHING; SEND_BATCH];
-        let mut count = 0;
-        for (place, train) in batch.iter_mut().zip(waiting) {
-            *place = Outgoing {
-                bytes: self
-                    .bytes
-                    .get(train.start..train.start + train.length)
-                    .unwrap_or_default(),
-                segment: if train.count > 1 { train.segment as u16 } else { 0 },
-                remote: train.peer.remote,
-                local: train.peer.local,
-            };
-            count += 1;
-        }
+        let outgoing = |train: &Train| Outgoing {
+            bytes: self
+                .bytes
+                .get(train.start..train.start + train.length)
+                .unwrap_or_default(),
+            segment: if train.count > 1 { train.segment as u16 } else { 0 },
+            remote: train.peer.remote,
+            local: train.peer.local,
+        };
         stats.calls += 1;
-        let sent = udp::send(socket.as_fd(), batch.get(..count).unwrap_or_default())?;
+        let (sent, count) = match waiting {
+            // Often there is but one, and room for more need not be cleared.
+            [only] => (udp::send(socket.as_fd(), &[outgoing(only)])?, 1),
+            _ => {
+                let mut batch = [NOTHING; SEND_BATCH];
+                let mut count = 0;
+                for (place, train) in batch.iter_mut().zip(waiting) {
+                    *place = outgoing(train);
+                    count += 1;
+                }
+                let batch = batch.get(..count).unwrap_or_default();
+                (udp::send(socket.as_fd(), batch)?, count)
+            }
+        };
         for train in waiting.iter().take(sent) {
             stats.datagrams += u64::from(train.count);
             stats.bytes += train.length as u64;

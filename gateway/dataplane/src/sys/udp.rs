@@ -384,10 +384,38 @@ fn fill_control(control: &mut Control, outgoing: &Outgoing<'_>) -> usize {
 /// Sends up to [`SEND_BATCH`] trains; gives how many went out. An error is about the first. Does not wait.
 pub(crate) fn send(fd: BorrowedFd<'_>, batch: &[Outgoing<'_>]) -> io::Result<usize> {
     // Most batches are small: the memory of a large one need not be cleared for them.
-    match batch.len() {
-        0..=2 => send_at_most::<2>(fd, batch),
+    match batch {
+        [only] if !needs_control(only) => send_plain(fd, only).map(|()| 1),
+        [] | [_] | [_, _] => send_at_most::<2>(fd, batch),
         _ => send_at_most::<SEND_BATCH>(fd, batch),
     }
+}
+
+fn needs_control(outgoing: &Outgoing<'_>) -> bool {
+    outgoing.segment > 0 || !outgoing.local.ip().is_unspecified()
+}
+
+/// Sends a single datagram that needs nothing said about it: without headers for the kernel to read.
+fn send_plain(fd: BorrowedFd<'_>, outgoing: &Outgoing<'_>) -> io::Result<()> {
+    let mut name = UNNAMED;
+    let length = name.encode(outgoing.remote);
+    let (bytes, flags) = (outgoing.bytes, libc::MSG_DONTWAIT);
+    // SAFETY: the bytes are borrowed and the name is alive through the call, which only reads them, and `length` is
+    // the name's.
+    let result = unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            flags,
+            ptr::from_ref(&name).cast(),
+            length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn send_at_most<const MOST: usize>(fd: BorrowedFd<'_>, batch: &[Outgoing<'_>]) -> io::Result<usize> {
