@@ -167,7 +167,7 @@ impl Connector {
             && self.upstream(upstream)?.upstream.remote_names
         {
             let reaching = self.through(request, upstream, request.target, &way);
-            let reached = until(deadline, reaching).await?;
+            let reached = until(limit(&way, deadline), reaching).await?;
             return self.finish(request, reached, None, way).await;
         }
         let look_up = (Instant::now() + request.timeouts.resolve).min(deadline);
@@ -231,7 +231,7 @@ impl Connector {
                 let dial = Dial {
                     way: &way,
                     fast_open: false,
-                    timeout: request.timeouts.connect.min(left),
+                    timeout: way.timeout.unwrap_or(request.timeouts.connect).min(left),
                 };
                 (dial.connect(address).await?, None)
             }
@@ -241,7 +241,7 @@ impl Connector {
                     port: address.port(),
                 };
                 let reaching = self.through(request, upstream, &target, &way);
-                until(deadline, reaching)
+                until(limit(&way, deadline), reaching)
                     .await
                     .map_err(|failed| failed.at(address))?
             }
@@ -409,6 +409,14 @@ async fn send_header(
     let mut header = Vec::new();
     proxy_protocol::encode(version, request.client, &mut header);
     wire::write_all(stream, &header).await
+}
+
+/// When a way has to have led to its end.
+fn limit(way: &Way, deadline: Instant) -> Instant {
+    let own = way
+        .timeout
+        .and_then(|timeout| Instant::now().checked_add(timeout));
+    own.map_or(deadline, |own| own.min(deadline))
 }
 
 async fn until<T>(deadline: Instant, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {

@@ -60,6 +60,10 @@ counters! {
     Refused => "connects" "refused",
     /// Requests to hosts without an address of a usable family.
     Family => "connects" "family",
+    /// Requests that an upstream does not do.
+    UpstreamCommand => "connects" "upstream_command",
+    /// Requests to an address of a kind that an upstream does not take.
+    UpstreamAddress => "connects" "upstream_address",
     /// Requests that an upstream failed.
     Upstream => "connects" "upstream",
     /// Requests for which something had run out.
@@ -131,6 +135,8 @@ impl Counter {
             Failure::HostUnreachable => Counter::HostUnreachable,
             Failure::Refused => Counter::Refused,
             Failure::Family => Counter::Family,
+            Failure::UpstreamCommand => Counter::UpstreamCommand,
+            Failure::UpstreamAddress => Counter::UpstreamAddress,
             Failure::Upstream => Counter::Upstream,
             Failure::Resources => Counter::Resources,
             Failure::Denied => Counter::Denied,

@@ -22,6 +22,8 @@ pub struct Way {
     pub upstream: Option<Arc<str>>,
     /// The PROXY protocol header that the target is sent first, to be told the client's address.
     pub header: Option<Version>,
+    /// How long reaching an address may take; `None`: as the request says.
+    pub timeout: Option<Duration>,
 }
 
 impl Way {
@@ -73,7 +75,7 @@ pub struct Endpoints {
 pub struct Timeouts {
     /// Looking up its name.
     pub resolve: Duration,
-    /// Connecting to one address. Towards an upstream that upstream's own time counts.
+    /// Connecting to one address, where its way does not say. Towards an upstream that upstream's own time counts.
     pub connect: Duration,
     /// All of it.
     pub overall: Duration,

@@ -144,6 +144,13 @@ fn each_failure_has_its_code() {
             3,
             TerminateCause::ServiceUnavailable,
         ),
+        (UpstreamCommand, SOMEWHERE, 7, TerminateCause::ServiceUnavailable),
+        (
+            UpstreamAddress,
+            &named(b"v6.example"),
+            8,
+            TerminateCause::ServiceUnavailable,
+        ),
         (Upstream, SOMEWHERE, 1, TerminateCause::ServiceUnavailable),
         (Resources, SOMEWHERE, 1, TerminateCause::PortError),
         (Denied, SOMEWHERE, 2, TerminateCause::NasRequest),

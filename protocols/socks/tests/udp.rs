@@ -5,7 +5,9 @@ mod common;
 
 use bytes::BytesMut;
 use common::*;
-use sluice_spi::{ChannelFailure, ClientDatagram, Input, LocalRef, PeerAddr, StreamEnd, TerminateCause};
+use sluice_spi::{
+    ChannelFailure, ClientDatagram, Input, JoinEnd, LocalRef, PeerAddr, StreamEnd, TerminateCause,
+};
 use sluice_testkit::StreamNode;
 use sluice_testkit::stream::{Outcome, Stage, reaches_everything};
 use std::time::Duration;
@@ -90,6 +92,21 @@ fn the_association_ends_with_its_connection() {
         assert!(!node.is_gone());
         node.end(CLIENT, end);
         assert_eq!(node.stage(OTHER), Some(Stage::Closed));
+        assert_eq!((ended(&node).code, ended(&node).cause), (code, cause));
+        is_over(&node);
+    }
+}
+
+#[test]
+fn the_connection_ends_with_its_association() {
+    for (end, code, cause) in [
+        (JoinEnd::Idle, "idle", TerminateCause::IdleTimeout),
+        (JoinEnd::Lifetime, "lifetime", TerminateCause::SessionTimeout),
+        (JoinEnd::Asked, "asked", TerminateCause::NasRequest),
+    ] {
+        let mut node = relaying();
+        node.end_relay(LocalRef(1), OTHER, end);
+        assert_eq!(told(&node), format!("0500{GRANTED}"));
         assert_eq!((ended(&node).code, ended(&node).cause), (code, cause));
         is_over(&node);
     }

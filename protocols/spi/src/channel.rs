@@ -48,6 +48,10 @@ pub enum ChannelFailure {
     Refused,
     /// The host has no address of a family that the gateway may use.
     Family,
+    /// An upstream proxy does not do what it was asked for.
+    UpstreamCommand,
+    /// An upstream proxy does not take addresses of the kind that it was given.
+    UpstreamAddress,
     /// A way that the gateway has to take (an upstream proxy) failed.
     Upstream,
     /// The gateway has no descriptor, port or memory left, or is ending.
@@ -58,12 +62,14 @@ pub enum ChannelFailure {
 
 impl ChannelFailure {
     /// All failures, for closed metric label sets.
-    pub const ALL: [ChannelFailure; 8] = [
+    pub const ALL: [ChannelFailure; 10] = [
         ChannelFailure::TimedOut,
         ChannelFailure::NetworkUnreachable,
         ChannelFailure::HostUnreachable,
         ChannelFailure::Refused,
         ChannelFailure::Family,
+        ChannelFailure::UpstreamCommand,
+        ChannelFailure::UpstreamAddress,
         ChannelFailure::Upstream,
         ChannelFailure::Resources,
         ChannelFailure::Denied,
@@ -77,6 +83,8 @@ impl ChannelFailure {
             ChannelFailure::HostUnreachable => "host_unreachable",
             ChannelFailure::Refused => "refused",
             ChannelFailure::Family => "family",
+            ChannelFailure::UpstreamCommand => "upstream_command",
+            ChannelFailure::UpstreamAddress => "upstream_address",
             ChannelFailure::Upstream => "upstream",
             ChannelFailure::Resources => "resources",
             ChannelFailure::Denied => "denied",

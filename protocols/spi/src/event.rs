@@ -111,7 +111,8 @@ pub enum Input<'a> {
         /// Why.
         failure: ChannelFailure,
     },
-    /// Joined channels came apart; both are closed.
+    /// Joined channels came apart, and both are closed; or a relay of datagrams ended by itself, and its channel is
+    /// closed.
     JoinEnded {
         /// The session.
         session: LocalRef,

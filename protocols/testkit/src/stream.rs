@@ -268,6 +268,12 @@ impl StreamNode {
         self.input(Input::JoinEnded { session, end });
     }
 
+    /// The relay of datagrams that is a session's channel ends by itself.
+    pub fn end_relay(&mut self, session: LocalRef, channel: ChannelRef, end: JoinEnd) {
+        self.channels.get_mut(&channel).expect("a channel").stage = Stage::Closed;
+        self.input(Input::JoinEnded { session, end });
+    }
+
     /// A channel is not there any more, as after a restart over which its socket was lost.
     pub fn lose(&mut self, channel: ChannelRef, failure: ChannelFailure) {
         self.channels.get_mut(&channel).expect("a channel").stage = Stage::Closed;

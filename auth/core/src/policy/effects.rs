@@ -32,6 +32,17 @@ pub enum Upstream {
     Named(Arc<str>),
 }
 
+/// The PROXY protocol header that destinations are sent first, to be told the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SendProxy {
+    /// None.
+    Off,
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
 /// Limits that all sessions share which have something in common: their user, or their source. Each field that
 /// is `None` is left to whoever is asked next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +73,8 @@ pub struct Effects {
     pub fwmark: Option<u32>,
     /// Upstream proxy.
     pub upstream: Option<Upstream>,
+    /// Header that destinations of connections are sent first.
+    pub send_proxy: Option<SendProxy>,
     /// Bytes from the client in this one session.
     pub rate_up: Option<ByteRate>,
     /// Bytes to the client in this one session.
@@ -102,6 +115,7 @@ impl Effects {
             interface: self.interface.as_ref().or(below.interface.as_ref()).cloned(),
             fwmark: self.fwmark.or(below.fwmark),
             upstream: self.upstream.as_ref().or(below.upstream.as_ref()).cloned(),
+            send_proxy: self.send_proxy.or(below.send_proxy),
             rate_up: self.rate_up.or(below.rate_up),
             rate_down: self.rate_down.or(below.rate_down),
             connect_timeout: self.connect_timeout.or(below.connect_timeout),
@@ -138,6 +152,7 @@ mod tests {
     fn the_nearest_that_says_something_wins_field_by_field() {
         let rule = Effects {
             fwmark: Some(7),
+            send_proxy: Some(SendProxy::Off),
             per_user: SharedLimits {
                 quota: Some("gold".into()),
                 ..SharedLimits::default()
@@ -151,6 +166,7 @@ mod tests {
             fwmark: Some(1),
             interface: Some("eth1".into()),
             upstream: Some(Upstream::Direct),
+            send_proxy: Some(SendProxy::V2),
             idle_timeout: Some(Duration::from_secs(900)),
             lifetime: Some(Duration::from_secs(3600)),
             per_user: SharedLimits {
@@ -164,6 +180,7 @@ mod tests {
         assert_eq!(merged.fwmark, Some(7));
         assert_eq!(merged.interface.as_deref(), Some("eth1"));
         assert_eq!(merged.upstream, Some(Upstream::Direct));
+        assert_eq!(merged.send_proxy, Some(SendProxy::Off));
         assert_eq!(merged.idle_timeout, Some(Duration::from_secs(60)));
         assert_eq!(merged.lifetime, Some(Duration::from_secs(3600)));
         assert_eq!(merged.per_user.sessions, Some(3));

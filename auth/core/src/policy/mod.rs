@@ -45,7 +45,7 @@ mod sets;
 mod special;
 
 pub use bucket::{Taken, TokenBucket};
-pub use effects::{ByteRate, Effects, SessionRate, SharedLimits, Upstream};
+pub use effects::{ByteRate, Effects, SendProxy, SessionRate, SharedLimits, Upstream};
 pub use explain::{Explanation, Passed};
 pub use newcomers::{Newcomers, TooMany};
 pub use own::Own;

@@ -302,7 +302,7 @@ fn read_way(section: &Section<'_>) -> Way {
     }
     let mark = section.optional_integer("fwmark", 1..=u64::from(u32::MAX));
     let header = section.choice(
-        "proxy_protocol",
+        "send_proxy",
         None,
         &[
             ("off", None),
@@ -317,6 +317,7 @@ fn read_way(section: &Section<'_>) -> Way {
         mark: mark.and_then(|mark| u32::try_from(mark).ok()),
         upstream: None,
         header,
+        timeout: None,
     }
 }
 

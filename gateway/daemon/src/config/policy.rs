@@ -4,8 +4,8 @@ use super::amounts::{Bytes, BytesPerSecond};
 use super::listeners::{NAME_RULE, is_name};
 use super::sections::{INTERFACE_RULE, is_interface};
 use sluice_auth::policy::{
-    Action, ByteRate, Command, Defaults, Effects, MAX_RULES, Matchers, Period, Policy, Rule, SessionRate,
-    SharedLimits, Upstream,
+    Action, ByteRate, Command, Defaults, Effects, MAX_RULES, Matchers, Period, Policy, Rule, SendProxy,
+    SessionRate, SharedLimits, Upstream,
 };
 use sluice_spi::config::{Section, parse_duration};
 use std::collections::{BTreeMap, HashSet};
@@ -179,6 +179,7 @@ fn read_effects(section: &Section<'_>, known: &Known<'_>) -> Effects {
         interface: interface.map(Into::into),
         fwmark: fwmark.and_then(|mark| u32::try_from(mark).ok()),
         upstream: read_upstream(section),
+        send_proxy: read_send_proxy(section),
         rate_up: read_rate(section, "up"),
         rate_down: read_rate(section, "down"),
         connect_timeout: duration("connect_timeout", Duration::from_millis(100)..=300 * SECOND),
@@ -202,6 +203,18 @@ fn read_upstream(section: &Section<'_>) -> Option<Upstream> {
         );
     }
     Some(Upstream::Named(name.into()))
+}
+
+fn read_send_proxy(section: &Section<'_>) -> Option<SendProxy> {
+    match section.text("send_proxy")?.as_str() {
+        "off" => Some(SendProxy::Off),
+        "v1" => Some(SendProxy::V1),
+        "v2" => Some(SendProxy::V2),
+        other => {
+            section.report("send_proxy", format!("must be one of off, v1, v2, not {other:?}"));
+            None
+        }
+    }
 }
 
 /// Reads `rate_up` and `burst_up`, or those down. A quarter of a second's bytes are the burst where none is given.

@@ -290,6 +290,7 @@ impl Known {
             mark: own.mark.or(of_request.mark),
             upstream: None,
             header: None,
+            timeout: None,
         }
     }
 }

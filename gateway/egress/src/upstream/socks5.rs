@@ -171,7 +171,8 @@ fn meaning(code: u8) -> ChannelFailure {
         4 => ChannelFailure::HostUnreachable,
         5 => ChannelFailure::Refused,
         6 => ChannelFailure::TimedOut,
-        8 => ChannelFailure::Family,
+        7 => ChannelFailure::UpstreamCommand,
+        8 => ChannelFailure::UpstreamAddress,
         _ => ChannelFailure::Upstream,
     }
 }

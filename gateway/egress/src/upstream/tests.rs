@@ -161,8 +161,8 @@ fn socks5_failures_are_passed_on() {
         (4, ChannelFailure::HostUnreachable),
         (5, ChannelFailure::Refused),
         (6, ChannelFailure::TimedOut),
-        (7, ChannelFailure::Upstream),
-        (8, ChannelFailure::Family),
+        (7, ChannelFailure::UpstreamCommand),
+        (8, ChannelFailure::UpstreamAddress),
         (9, ChannelFailure::Upstream),
         (0xff, ChannelFailure::Upstream),
     ] {

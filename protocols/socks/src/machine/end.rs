@@ -142,17 +142,26 @@ impl Connection {
                 };
                 (reply, TerminateCause::ServiceUnavailable)
             }
+            ChannelFailure::UpstreamCommand => {
+                (Reply::CommandNotSupported, TerminateCause::ServiceUnavailable)
+            }
+            ChannelFailure::UpstreamAddress => {
+                (Reply::AddressTypeNotSupported, TerminateCause::ServiceUnavailable)
+            }
             ChannelFailure::Upstream => (Reply::GeneralFailure, TerminateCause::ServiceUnavailable),
             ChannelFailure::Resources => (Reply::GeneralFailure, TerminateCause::PortError),
             ChannelFailure::Denied => (Reply::NotAllowed, TerminateCause::NasRequest),
         }
     }
 
-    /// Joined channels came apart; both are closed.
+    /// Joined channels came apart, and both are closed; or a relay ended, and its control connection ends with it
+    /// (RFC 1928, 7: the one is not without the other).
     pub(super) fn parted(&mut self, end: JoinEnd) {
-        if self.phase != Phase::Joined {
-            return;
-        }
+        let with_client = match self.phase {
+            Phase::Joined => false,
+            Phase::Relaying => true,
+            _ => return,
+        };
         let (cause, code, text) = match end {
             JoinEnd::Finished => (TerminateCause::UserRequest, "finished", "both sides ended"),
             JoinEnd::FirstReset => (
@@ -183,8 +192,12 @@ impl Connection {
             ),
         };
         self.has_other = false;
+        let ended = Ended::new(cause, code, text);
+        if with_client {
+            return self.end(Close::Finish, ended);
+        }
         self.over();
-        self.session_down(Ended::new(cause, code, text));
+        self.session_down(ended);
     }
 
     /// Looks whether the client, having ended its sending, can still want anything: it may have said everything, its

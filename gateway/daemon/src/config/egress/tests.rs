@@ -48,7 +48,7 @@ remote_names = false
 source_ipv4 = "192.0.2.9"
 interface = "eth0"
 fwmark = 7
-proxy_protocol = "v2"
+send_proxy = "v2"
 fast_open = true
 reply_timeout = "10s"
 [[upstream]]

@@ -1,7 +1,8 @@
 use crate::config::testing::MODULES;
 use crate::config::{Config, Problem};
 use sluice_auth::policy::{
-    Action, ByteRate, Command, Early, Matcher, Passed, Period, Request, SessionRate, Target, Upstream,
+    Action, ByteRate, Command, Early, Matcher, Passed, Period, Request, SendProxy, SessionRate, Target,
+    Upstream,
 };
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ source_ipv6 = "2001:db8::9"
 interface = "eth1"
 fwmark = 0x10
 upstream = "direct"
+send_proxy = "v2"
 rate_up = "1MB"
 rate_down = "100Mbit"
 burst_down = "64KiB"
@@ -85,6 +87,7 @@ fn rules_are_read_with_all_they_may_have() {
         (effects.fwmark, &effects.upstream),
         (Some(16), &Some(Upstream::Direct))
     );
+    assert_eq!(effects.send_proxy, Some(SendProxy::V2));
     let rate = |per_second, burst| Some(ByteRate { per_second, burst });
     assert_eq!(effects.rate_up, rate(1_000_000, 250_000));
     assert_eq!(effects.rate_down, rate(12_500_000, 65_536));

@@ -5,11 +5,11 @@ use super::way::Question;
 use super::{Source, Streams};
 use sluice_auth::Host;
 use sluice_dataplane::relay::datagrams::{
-    DatagramRelay, Decision, Handle, Options, Outcome, Parked, Ports, Refusal, Resolve, Settings, Stats,
-    Verdict,
+    Cause, DatagramRelay, Decision, Handle, Options, Outcome, Parked, Ports, Refusal, Resolve, Settings,
+    Stats, Verdict,
 };
 use sluice_egress::Judge;
-use sluice_spi::{ChannelFailure, LocalRef, PathStats, RelaySpec, Target};
+use sluice_spi::{ChannelFailure, Input, JoinEnd, LocalRef, PathStats, RelaySpec, Target};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use tokio::task::JoinHandle;
@@ -131,7 +131,7 @@ fn equipment(
 
 /// Starts a relay, and shows the engine what it carries.
 pub(super) fn start(
-    streams: &Streams,
+    streams: &Rc<Streams>,
     connection: &super::super::Connection,
     session: LocalRef,
     relay: DatagramRelay,
@@ -142,8 +142,36 @@ pub(super) fn start(
     streams
         .ground
         .with(|driver, _| driver.set_carried(connection, session, carried));
-    let task = tokio::task::spawn_local(relay.run());
+    let task = tokio::task::spawn_local(run(streams.clone(), connection.clone(), session, relay));
     Relaying { handle, task }
+}
+
+/// Runs a relay. Of an end of its own its machine is told, so that the session ends with it.
+async fn run(
+    streams: Rc<Streams>,
+    connection: super::super::Connection,
+    session: LocalRef,
+    relay: DatagramRelay,
+) -> Outcome {
+    let outcome = relay.run().await;
+    if let Outcome::Ended(ended) = &outcome
+        && let Some(end) = own_end(ended.cause)
+    {
+        let input = Input::JoinEnded { session, end };
+        streams
+            .ground
+            .with(|driver, now| driver.tell(&connection, input, now));
+    }
+    outcome
+}
+
+/// How a relay ended by itself; `None`: it was asked to, by who knows.
+fn own_end(cause: Cause) -> Option<JoinEnd> {
+    match cause {
+        Cause::Idle => Some(JoinEnd::Idle),
+        Cause::Lifetime => Some(JoinEnd::Lifetime),
+        Cause::Asked => None,
+    }
 }
 
 /// A running relay: it ends with this.

@@ -4,13 +4,13 @@ mod handover;
 
 use super::super::{Ask, Connection};
 use super::datagrams;
-use super::way::Question;
+use super::way::{Question, way};
 use super::{Source, Streams};
 use bytes::{Buf, Bytes, BytesMut};
 use sluice_auth::policy::{Command, Effects};
 use sluice_auth::{Host, Profile};
 use sluice_dataplane::relay::{Cause, Handle, Options, Outcome, Relay, Side, Stats, Timeouts};
-use sluice_egress::{BindSpec, Endpoints, Failed, Request, Way};
+use sluice_egress::{BindSpec, Endpoints, Failed, Request};
 use sluice_spi::{
     ChannelFailure, ChannelRef, Close, Input, JoinEnd, LocalRef, PathStats, PeerAddr, RelaySpec, StreamEnd,
     Target,
@@ -374,7 +374,10 @@ impl Task {
                     let Ok(remote) = remote else {
                         return Opened::Failed(ChannelFailure::Refused);
                     };
-                    let effects = question.effects(connected.address.unwrap_or(remote));
+                    let effects = match connected.address {
+                        Some(address) => question.effects(address),
+                        None => question.effects_of_name(target.port),
+                    };
                     Opened::Stream(connected.stream, remote, timeouts(&effects))
                 }
                 Err(failed) => {
@@ -406,7 +409,7 @@ impl Task {
                     .map_or(0..=0, |ports| ports.0.clone()),
                 external: streams.external(local),
                 peers,
-                way: &Way::default(),
+                way: &way(&question.effects_of_unknown()),
                 random: asker,
             };
             match streams.connector.bind(spec) {
@@ -580,7 +583,8 @@ fn timeouts(effects: &Effects) -> Timeouts {
 async fn come(waiting: sluice_egress::Waiting, question: Question) -> Opened {
     use sluice_egress::Judge;
     match waiting.accept(NOBODY_CAME).await {
-        Ok((stream, remote)) if question.address(remote).is_ok() => {
+        // Nobody can come through an upstream, and who would have to must not come without it.
+        Ok((stream, remote)) if question.address(remote).is_ok_and(|way| way.upstream.is_none()) => {
             Opened::Stream(stream, remote, timeouts(&question.effects(remote)))
         }
         Ok(_) => Opened::Failed(ChannelFailure::Denied),

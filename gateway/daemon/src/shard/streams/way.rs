@@ -1,8 +1,9 @@
 //! Where a connection's user may go, and by which way.
 
 use super::Source;
-use sluice_auth::policy::{Command, Decision, Effects, Policy, Request, Subject, Upstream};
+use sluice_auth::policy::{Command, Decision, Early, Effects, Policy, Request, SendProxy, Subject, Upstream};
 use sluice_auth::{HostName, Profile};
+use sluice_egress::proxy_protocol::Version;
 use sluice_egress::{Denied, Judge, Named, Way};
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -65,11 +66,40 @@ impl Question {
     /// What a decision about an address gives.
     pub(super) fn effects(&self, address: SocketAddr) -> Effects {
         let name = self.name.borrow();
-        let decision =
-            self.policy
-                .decide_address(&self.request(), name.as_ref(), address.ip(), address.port());
+        self.given(
+            &self
+                .policy
+                .decide_address(&self.request(), name.as_ref(), address.ip(), address.port()),
+        )
+    }
+
+    fn given(&self, decision: &Decision<'_>) -> Effects {
         let own = self.profile.as_deref().map(Effects::from);
         decision.effects(own.as_ref())
+    }
+
+    fn given_early(&self, early: &Early<'_>) -> Effects {
+        match early {
+            Early::Final(decision) => self.given(decision),
+            Early::Depends => {
+                let defaults = &self.policy.defaults().effects;
+                let own = self.profile.as_deref().map(Effects::from);
+                own.map_or_else(|| defaults.clone(), |own| own.or(defaults))
+            }
+        }
+    }
+
+    /// What the name gives that was asked about last, whose addresses are not known.
+    pub(super) fn effects_of_name(&self, port: u16) -> Effects {
+        match &*self.name.borrow() {
+            Some(name) => self.given_early(&self.policy.decide_name(&self.request(), name, port)),
+            None => self.effects_of_unknown(),
+        }
+    }
+
+    /// What is given whatever the destination will be.
+    pub(super) fn effects_of_unknown(&self) -> Effects {
+        self.given_early(&self.policy.decide_unknown(&self.request()))
     }
 
     /// Whether nothing unknown can make it allowed any more.
@@ -82,7 +112,7 @@ impl Question {
     }
 }
 
-fn way(effects: &Effects) -> Way {
+pub(super) fn way(effects: &Effects) -> Way {
     Way {
         source4: effects.source_ipv4,
         source6: effects.source_ipv6,
@@ -92,7 +122,12 @@ fn way(effects: &Effects) -> Way {
             Some(Upstream::Named(name)) => Some(name.clone()),
             Some(Upstream::Direct) | None => None,
         },
-        header: None,
+        header: match effects.send_proxy {
+            Some(SendProxy::V1) => Some(Version::V1),
+            Some(SendProxy::V2) => Some(Version::V2),
+            Some(SendProxy::Off) | None => None,
+        },
+        timeout: effects.connect_timeout,
     }
 }
 
@@ -103,6 +138,12 @@ impl Judge for Question {
         if let Some(decision) = early.denied() {
             self.note(&decision);
             return Err(Denied);
+        }
+        if let Early::Final(decision) = &early
+            && leads_to_an_upstream(decision)
+        {
+            self.note(decision);
+            return Ok(Named::Forward(way(&self.given(decision))));
         }
         Ok(Named::Resolve)
     }
@@ -116,7 +157,15 @@ impl Judge for Question {
         if !decision.allowed() {
             return Err(Denied);
         }
-        let own = self.profile.as_deref().map(Effects::from);
-        Ok(way(&decision.effects(own.as_ref())))
+        Ok(way(&self.given(&decision)))
     }
+}
+
+/// Whether a rule leads to an upstream by its own words. Addresses of a name that goes there as it is are never checked,
+/// so that what the gateway's owner has said of all connections is not enough.
+fn leads_to_an_upstream(decision: &Decision<'_>) -> bool {
+    let own = decision
+        .rule()
+        .and_then(|found| found.rule.effects.upstream.as_ref());
+    matches!(own, Some(Upstream::Named(_)))
 }
