@@ -193,7 +193,10 @@ impl Ppp {
         self.auth.step = Step::Waiting;
         self.auth.claimed = None;
         self.auth.tries = self.auth.tries.saturating_add(1);
-        if self.auth.answers {
+        // Where nobody could judge the login, a Nak would say that it is wrong, and people would be asked for another
+        // password. The end of the link alone has them try again.
+        let judged = reason != RejectReason::Unavailable;
+        if self.auth.answers && judged {
             self.answer_login(pap::NAK, self.auth.id, REFUSED);
         }
         let may_try_again = reason == RejectReason::BadCredentials && self.auth.answers;
@@ -210,8 +213,13 @@ impl Ppp {
             | RejectReason::TooManySessions => TerminateCause::UserError,
             RejectReason::NoAddress | RejectReason::Unavailable => TerminateCause::ServiceUnavailable,
         };
+        let code = if judged {
+            "auth_rejected"
+        } else {
+            "auth_unavailable"
+        };
         let text = format!("authentication refused: {}", reason.as_str());
-        self.end(Ended::new(cause, "auth_rejected", text), now);
+        self.end(Ended::new(cause, code, text), now);
     }
 
     fn answer_login(&mut self, code: u8, id: u8, message: &str) {

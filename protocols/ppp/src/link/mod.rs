@@ -256,6 +256,7 @@ impl Ppp {
         }
         let farewell = match ended.code {
             "auth_rejected" => "Authentication failed",
+            "auth_unavailable" => "Try again later",
             code => code,
         };
         self.ended = Some(Box::new(ended));
