@@ -164,6 +164,9 @@ pub fn hold(
 ) -> io::Result<()> {
     /// How many connect at once: more than a listener's queue would have some wait for a second.
     const AT_ONCE: usize = 32;
+    /// How often one tries, and how long it waits in between: some servers refuse whoever comes too fast.
+    const TRIES: u32 = 5;
+    const PAUSE: Duration = Duration::from_millis(200);
     on_a_thread(async move {
         let target = Target::start(&Rc::default()).await?;
         let mut streams = Vec::with_capacity(sessions);
@@ -173,10 +176,14 @@ pub fn hold(
                 .map(|_| {
                     let (login, address) = (login.clone(), target.address());
                     tokio::task::spawn_local(async move {
-                        let mut stream = Client::connect(&login).await?.reach(address).await?;
-                        stream.write_all(&[Mode::Echo as u8]).await?;
-                        stream.read_u8().await?;
-                        Ok::<_, io::Error>(stream)
+                        let mut left = TRIES;
+                        loop {
+                            left -= 1;
+                            match held_session(&login, address).await {
+                                Err(_) if left > 0 => tokio::time::sleep(PAUSE).await,
+                                result => return result,
+                            }
+                        }
                     })
                 })
                 .collect();
@@ -187,6 +194,13 @@ pub fn hold(
         held();
         tokio::task::spawn_blocking(until).await.map_err(io::Error::other)
     })
+}
+
+async fn held_session(login: &Login, address: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = Client::connect(login).await?.reach(address).await?;
+    stream.write_all(&[Mode::Echo as u8]).await?;
+    stream.read_u8().await?;
+    Ok(stream)
 }
 
 fn on_a_thread<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
