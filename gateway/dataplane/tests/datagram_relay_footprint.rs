@@ -88,7 +88,7 @@ struct Owner(SocketAddr);
 
 impl Resolve for Owner {
     fn decide(&self, _: Target) -> Decision {
-        Decision::Now(Ok(self.0))
+        Decision::Now(Ok(self.0.into()))
     }
 }
 

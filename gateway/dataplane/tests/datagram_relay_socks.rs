@@ -76,7 +76,7 @@ impl Resolve for Owner {
     fn decide(&self, target: Target) -> Decision {
         self.asked.borrow_mut().push(target.to_string());
         let verdict = if target.to_string() == self.name {
-            Ok(self.address)
+            Ok(self.address.into())
         } else {
             Err(Refusal::Denied)
         };

@@ -1,14 +1,14 @@
 //! Relays of datagrams that connections ask for (SOCKS UDP ASSOCIATE).
 
 use super::task::IDLE_DATAGRAMS;
-use super::way::Question;
+use super::way::{Question, way};
 use super::{Source, Streams};
 use sluice_auth::Host;
 use sluice_dataplane::relay::datagrams::{
-    Cause, DatagramRelay, Decision, Handle, Options, Outcome, Parked, Ports, Refusal, Resolve, Settings,
-    Stats, Verdict,
+    Cause, DatagramRelay, Decision, Handle, Options, Outcome, Parked, Ports, Reach, Refusal, Resolve,
+    Settings, Stats, Verdict, Way,
 };
-use sluice_egress::Judge;
+use sluice_egress::{Judge, Named};
 use sluice_spi::{ChannelFailure, Input, JoinEnd, LocalRef, PathStats, RelaySpec, Target};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -31,8 +31,10 @@ impl Resolve for Targets {
             Host::Name(name) => {
                 let (streams, asker, ipv4) = (self.streams.clone(), self.asker, self.ipv4);
                 Decision::Later(Box::pin(async move {
-                    if question.name(&name, port).is_err() {
-                        return Err(Refusal::Denied);
+                    match question.name(&name, port) {
+                        Ok(Named::Resolve) => {}
+                        Ok(Named::Forward(_)) => return Err(Refusal::Upstream),
+                        Err(_) => return Err(Refusal::Denied),
                     }
                     let found = streams.addresses(&name, asker).await;
                     first(&question, found.map_err(|_| Refusal::Failed)?, port, ipv4)
@@ -43,10 +45,20 @@ impl Resolve for Targets {
 }
 
 fn judge(question: &Question, address: SocketAddr) -> Verdict {
-    match question.address(address) {
-        Ok(_) => Ok(address),
-        Err(_) => Err(Refusal::Denied),
+    let way = question.address(address).map_err(|_| Refusal::Denied)?;
+    if way.upstream.is_some() {
+        return Err(Refusal::Upstream);
     }
+    Ok(Reach {
+        to: address,
+        way: Way {
+            source4: way.source4,
+            source6: way.source6,
+            interface: way.interface,
+            mark: way.mark,
+        },
+        idle: question.effects(address).idle_timeout,
+    })
 }
 
 /// The first address of a name that may be sent to. Nobody says whether datagrams arrive, so that no address can be
@@ -56,7 +68,16 @@ fn first(question: &Question, mut addresses: Vec<IpAddr>, port: u16, ipv4: bool)
     let mut judged = addresses
         .into_iter()
         .map(|address| judge(question, SocketAddr::new(address, port)));
-    judged.find(Result::is_ok).unwrap_or(Err(Refusal::Denied))
+    let mut refusal = Refusal::Denied;
+    let allowed = judged.find_map(|verdict| match verdict {
+        Ok(reach) => Some(reach),
+        Err(Refusal::Upstream) => {
+            refusal = Refusal::Upstream;
+            None
+        }
+        Err(_) => None,
+    });
+    allowed.ok_or(refusal)
 }
 
 /// Opens a relay on the address that the client connected to. Gives the address to tell the client, too.
@@ -67,7 +88,9 @@ pub(super) fn open(
     make: Box<dyn Fn() -> Question>,
     asker: u64,
 ) -> Result<(DatagramRelay, SocketAddr), ChannelFailure> {
-    if make().is_hopeless() {
+    let question = make();
+    // No upstream takes datagrams, and those that would have to go through one must not go without it.
+    if question.is_hopeless() || way(&question.effects_of_unknown()).upstream.is_some() {
         return Err(ChannelFailure::Denied);
     }
     let (targets, options) = equipment(streams, local, make, asker);
@@ -112,12 +135,14 @@ fn equipment(
 ) -> (Rc<dyn Resolve>, Options) {
     let ports = streams.reach.udp_ports.as_ref();
     let ports = ports.and_then(|ports| Ports::new(*ports.0.start(), *ports.0.end()));
+    let effects = make().effects_of_unknown();
     let options = Options {
         settings: Rc::new(Settings {
             client_ports: ports.unwrap_or(Ports::ANY),
             ..Settings::default()
         }),
-        idle: Some(IDLE_DATAGRAMS),
+        idle: Some(effects.idle_timeout.unwrap_or(IDLE_DATAGRAMS)),
+        lifetime: effects.lifetime,
         ..Options::default()
     };
     let targets = Targets {

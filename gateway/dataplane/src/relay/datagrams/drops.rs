@@ -30,13 +30,15 @@ reasons! {
     Fragment = "fragment";
     /// The client may not send to its target.
     Denied = "denied";
+    /// It would have to go through an upstream proxy.
+    Upstream = "upstream";
     /// Its target was not found.
     Unresolved = "unresolved";
     /// It came from an address that the client has not sent to, or not for long.
     NoFlow = "no_flow";
     /// It is larger than a datagram can be, with the header that it would get.
     TooBig = "too_big";
-    /// There is no socket to send it from.
+    /// There is no socket to send it from, or its target's way would be one more than a relay has.
     NoSocket = "no_socket";
     /// The kernel did not take it.
     SendFailed = "send_failed";

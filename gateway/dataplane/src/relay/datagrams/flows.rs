@@ -2,7 +2,7 @@
 //! answers are taken.
 
 use super::drops::Reason;
-use super::options::{MAX_FLOWS, Refusal, Settings, Verdict};
+use super::options::{MAX_FLOWS, Settings};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
@@ -18,11 +18,18 @@ const MAX_WAITING_BYTES: usize = 128 << 10;
 /// That an address is in use is noted so many times in the time that it is remembered for.
 const NOTES: u32 = 8;
 
+/// Where datagrams go: an address, and the number of the outlet that they leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) to: SocketAddr,
+    pub(super) outlet: u8,
+}
+
 /// What is known of a target.
 #[derive(Debug)]
 enum Flow {
     Open {
-        to: SocketAddr,
+        to: Place,
         used: Instant,
         /// When it was last noted for the address too.
         noted: Instant,
@@ -40,7 +47,7 @@ enum Flow {
 /// What becomes of a datagram.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    Send(SocketAddr),
+    Send(Place),
     Drop(Reason),
     /// It was kept.
     Waits,
@@ -51,7 +58,7 @@ pub(super) enum Found {
 /// A target was decided about.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Settled {
-    pub(super) to: Result<SocketAddr, Reason>,
+    pub(super) to: Result<Place, Reason>,
     /// What waited for it.
     pub(super) datagrams: Vec<Box<[u8]>>,
 }
@@ -85,7 +92,7 @@ impl Flows {
                 let to = *to;
                 if now.saturating_duration_since(*noted) >= settings.flow_idle / NOTES {
                     *noted = now;
-                    self.note_peer(to, settings, now);
+                    self.note_peer(to.to, settings, now);
                 }
                 Found::Send(to)
             }
@@ -126,7 +133,7 @@ impl Flows {
     pub(super) fn settle(
         &mut self,
         target: Box<[u8]>,
-        verdict: Verdict,
+        verdict: Result<Place, Reason>,
         settings: &Settings,
         now: Instant,
     ) -> Settled {
@@ -141,14 +148,14 @@ impl Flows {
         };
         let (flow, to) = match verdict {
             Ok(to) => {
-                self.note_peer(to, settings, now);
+                self.note_peer(to.to, settings, now);
                 let (used, noted) = (now, now);
                 (Flow::Open { to, used, noted }, Ok(to))
             }
-            Err(refusal) => {
-                let (reason, time) = match refusal {
-                    Refusal::Denied => (Reason::Denied, settings.denied_for),
-                    Refusal::Failed => (Reason::Unresolved, settings.failed_for),
+            Err(reason) => {
+                let time = match reason {
+                    Reason::Denied | Reason::Upstream => settings.denied_for,
+                    _ => settings.failed_for,
                 };
                 let until = now.checked_add(time).unwrap_or(now);
                 (Flow::Refused { reason, until }, Err(reason))

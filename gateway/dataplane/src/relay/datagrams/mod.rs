@@ -7,8 +7,9 @@
 //!   and from one port of it: the one that was stated, or that of the first datagram that can be read.
 //! * [`DatagramRelay::run`] is the task of one relay. Batches are received by one call (`recvmmsg`, `UDP_GRO`), and
 //!   runs of datagrams with one length and one receiver are sent as one (`sendmmsg`, `UDP_SEGMENT`).
-//! * All targets of one family are sent to from one socket, so that a target's view of the client does not depend on
-//!   others (a mapping that is endpoint-independent: RFC 4787, 4.1). It is made when it is needed first.
+//! * All targets of one family that are reached by one way are sent to from one socket, so that a target's view of the
+//!   client does not depend on others (a mapping that is endpoint-independent: RFC 4787, 4.1). It is made when it is
+//!   needed first.
 //! * [`Resolve`] is asked for each new target, not for each datagram: what it decides is remembered as long as the
 //!   client goes on sending there.
 //! * Answers are taken from addresses and ports that the client has sent to, and have their real source in the header.
@@ -39,7 +40,7 @@ mod tests;
 
 pub use drops::{Drops, Reason};
 pub use handle::{Handle, Stats, Traffic, Volume};
-pub use options::{Decision, MAX_FLOWS, Options, Ports, Refusal, Resolve, Settings, Verdict};
+pub use options::{Decision, MAX_FLOWS, Options, Ports, Reach, Refusal, Resolve, Settings, Verdict, Way};
 pub use parked::{Parked, ParkedState};
 pub use pool::{DatagramPool, DatagramPoolStats};
 
@@ -48,7 +49,7 @@ use self::handle::Meter;
 use self::outer::Outer;
 use self::pool::Port;
 use self::sockets::canonical;
-use self::turns::Turn;
+use self::turns::Turns;
 use super::handle::Wish;
 use super::{Limit, give_way, now, poll_timer};
 use sluice_spi::{RelayCodec, RelaySpec};
@@ -135,7 +136,10 @@ pub struct DatagramRelay {
     settings: Rc<Settings>,
     up: Option<Box<dyn Limit>>,
     down: Option<Box<dyn Limit>>,
+    /// How long it may be silent before anything was decided.
     idle: Option<Duration>,
+    /// What its targets say of that.
+    patience: Option<Option<Duration>>,
     began: Instant,
     lifetime: Option<Duration>,
 }
@@ -187,6 +191,7 @@ impl DatagramRelay {
             up: options.up,
             down: options.down,
             idle: options.idle,
+            patience: None,
             began: now,
             lifetime: options.lifetime,
         };
@@ -240,6 +245,7 @@ impl DatagramRelay {
             up: options.up,
             down: options.down,
             idle: options.idle,
+            patience: None,
             began: now.checked_sub(state.age).unwrap_or(now),
             lifetime: options.lifetime,
         })
@@ -310,7 +316,7 @@ impl DatagramRelay {
             Some(deadline) => poll_timer(timer, deadline, cx),
             None => false,
         };
-        if timer_is_due || turns.contains(&Turn::Busy) {
+        if timer_is_due || turns.busy {
             give_way(cx);
         }
         Poll::Pending
@@ -344,22 +350,24 @@ impl DatagramRelay {
         if is_over(self.began, self.lifetime) {
             return Some(Cause::Lifetime);
         }
-        is_over(self.meter.active(), self.idle).then_some(Cause::Idle)
+        is_over(self.meter.active(), self.idle()).then_some(Cause::Idle)
     }
 
-    fn next_deadline(&self, turns: [Turn; 3]) -> Option<Instant> {
+    /// How long it may be silent.
+    fn idle(&self) -> Option<Duration> {
+        self.patience.unwrap_or(self.idle)
+    }
+
+    fn next_deadline(&self, turns: Turns) -> Option<Instant> {
         let after = |since: Instant, time: Option<Duration>| since.checked_add(time?);
-        let limited = turns.map(|turn| match turn {
-            Turn::Limited(until) => Some(until),
-            Turn::Waiting | Turn::Busy => None,
-        });
         let all = [
-            after(self.meter.active(), self.idle),
+            after(self.meter.active(), self.idle()),
             after(self.began, self.lifetime),
             self.codec.held_until(),
             self.sweep_at,
+            turns.allowed_at,
         ];
-        all.into_iter().chain(limited).flatten().min()
+        all.into_iter().flatten().min()
     }
 
     /// Gives up what waits.

@@ -27,21 +27,26 @@ impl Ports {
     }
 }
 
+/// By which way datagrams go to a target. The default is the host's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The source address towards IPv4 targets; `None`: as the routes say.
+    pub source4: Option<Ipv4Addr>,
+    /// The source address towards IPv6 targets; `None`: as the routes say.
+    pub source6: Option<Ipv6Addr>,
+    /// The interface to leave by (SO_BINDTODEVICE).
+    pub interface: Option<Arc<str>>,
+    /// The mark of the packets (SO_MARK).
+    pub mark: Option<u32>,
+}
+
 /// What many relays have in common, such as those of one listener and one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Ports of the sockets that clients send to.
     pub client_ports: Ports,
-    /// The source address towards IPv4 targets; `None`: as the routes say.
-    pub source4: Option<Ipv4Addr>,
-    /// The source address towards IPv6 targets; `None`: as the routes say.
-    pub source6: Option<Ipv6Addr>,
     /// Ports of the sockets that send to targets.
     pub source_ports: Ports,
-    /// The interface to leave by (SO_BINDTODEVICE).
-    pub interface: Option<Arc<str>>,
-    /// The mark of the packets to targets (SO_MARK).
-    pub mark: Option<u32>,
     /// Octets asked for the receive buffer of each socket (SO_RCVBUF). Without CAP_NET_ADMIN the limit of
     /// `net.core.rmem_max` holds.
     pub receive_buffer: usize,
@@ -69,11 +74,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             client_ports: Ports::ANY,
-            source4: None,
-            source6: None,
             source_ports: Ports::ANY,
-            interface: None,
-            mark: None,
             receive_buffer: 1 << 20,
             full_cone: false,
             flows: 1_024,
@@ -89,7 +90,8 @@ impl Default for Settings {
 pub struct Options {
     /// What it has in common with others.
     pub settings: Rc<Settings>,
-    /// It ends when nothing was taken from the client or for it for so long. `None`: never.
+    /// It ends when nothing was taken from the client or for it for so long, as long as its targets do not say
+    /// otherwise ([`Reach::idle`]). `None`: never.
     pub idle: Option<Duration>,
     /// It ends so long after it began. `None`: never.
     pub lifetime: Option<Duration>,
@@ -104,12 +106,37 @@ pub struct Options {
 pub enum Refusal {
     /// They may not.
     Denied,
+    /// They would have to go through an upstream proxy, and none takes datagrams.
+    Upstream,
     /// The target was not found: its name has no address, or none of a family that may be used.
     Failed,
 }
 
-/// The address of a target, or why there is none.
-pub type Verdict = Result<SocketAddr, Refusal>;
+/// A target that may be sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Its address.
+    pub to: SocketAddr,
+    /// By which way.
+    pub way: Way,
+    /// How long the relay may be silent for the sake of this target. What the most patient of its targets says counts.
+    /// `None`: as long as [`Options::idle`].
+    pub idle: Option<Duration>,
+}
+
+impl From<SocketAddr> for Reach {
+    /// By the host's own way.
+    fn from(to: SocketAddr) -> Self {
+        Self {
+            to,
+            way: Way::default(),
+            idle: None,
+        }
+    }
+}
+
+/// What may be sent to, or why nothing.
+pub type Verdict = Result<Reach, Refusal>;
 
 /// What becomes of a target.
 pub enum Decision {

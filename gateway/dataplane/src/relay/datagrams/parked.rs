@@ -21,7 +21,7 @@ const IPV6: u8 = 6;
 pub struct Parked {
     /// The socket that the client sends to.
     pub client: OwnedFd,
-    /// The sockets that send to targets: at most one a family.
+    /// The sockets that send to targets: at most one for each family and way.
     pub targets: Vec<OwnedFd>,
     /// All else.
     pub state: ParkedState,

@@ -1,6 +1,7 @@
 //! What all relays of a thread share: the memory that datagrams lie in while they are worked on.
 
 use super::super::BUFFER;
+use super::outer::MAX_OUTLETS;
 use super::watched::{Room, Watched};
 use crate::drops::{Dropped, Drops};
 use crate::receive::Arena;
@@ -39,9 +40,11 @@ pub struct DatagramPool {
 /// The memory of one batch.
 pub(super) struct Work {
     pub(super) arena: Arena,
-    /// What is to be sent by each of two sockets. They are empty between two turns.
-    pub(super) queues: [SendQueue; 2],
+    pub(super) queues: Queues,
 }
+
+/// What is to be sent by each socket of a relay, by the socket's number; empty between two turns.
+pub(super) type Queues = [SendQueue; MAX_OUTLETS];
 
 /// What became of a queue that was sent.
 pub(super) struct Flushed {
@@ -71,7 +74,7 @@ impl DatagramPool {
         Rc::new(Self {
             work: RefCell::new(Work {
                 arena: Arena::new(),
-                queues: Default::default(),
+                queues: Queues::default(),
             }),
             entropy: RefCell::new(entropy),
             stats: Cell::default(),

@@ -1,12 +1,13 @@
 //! The sockets of a relay: made, bound and given their options.
 
-use super::options::{Ports, Settings};
+use super::options::{Ports, Settings, Way};
 use crate::udp::UdpSocket;
 use sluice_spi::{Entropy, random_u32};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// Ports of a range tried for one socket: so many system calls cost less than a millisecond, and of a range of which
 /// 19 of 20 ports are in use, one in 500,000 sockets finds none.
@@ -20,8 +21,6 @@ pub(super) enum Family {
 }
 
 impl Family {
-    pub(super) const BOTH: [Family; 2] = [Family::V4, Family::V6];
-
     pub(super) fn of(address: SocketAddr) -> Self {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
@@ -55,21 +54,53 @@ pub(super) fn for_client(
     UdpSocket::batching(socket, settings.receive_buffer)
 }
 
-/// A socket towards targets of one family.
+/// What is particular about a socket towards targets: its family and way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// The address that it is bound to; unspecified: as the routes say.
+    source: IpAddr,
+    interface: Option<Arc<str>>,
+    mark: Option<u32>,
+}
+
+impl Kind {
+    /// That of a socket that a way to an address asks for.
+    pub(super) fn of(way: &Way, to: SocketAddr) -> Self {
+        Self {
+            source: match Family::of(to) {
+                Family::V4 => way.source4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
+                Family::V6 => way.source6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
+            },
+            interface: way.interface.clone(),
+            mark: way.mark,
+        }
+    }
+
+    /// That of a socket that there is.
+    pub(super) fn of_socket(socket: &UdpSocket) -> io::Result<Self> {
+        let fd = socket.as_fd();
+        let known = SockRef::from(&fd);
+        let interface = known.device()?.and_then(|name| String::from_utf8(name).ok());
+        Ok(Self {
+            source: socket.local_addr().ip(),
+            interface: interface.map(Into::into),
+            mark: Some(known.mark()?).filter(|mark| *mark != 0),
+        })
+    }
+}
+
+/// A socket towards targets.
 pub(super) fn for_targets(
-    family: Family,
+    kind: &Kind,
     settings: &Settings,
     entropy: &mut dyn Entropy,
 ) -> io::Result<UdpSocket> {
-    let source: IpAddr = match family {
-        Family::V4 => settings.source4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
-        Family::V6 => settings.source6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
-    };
+    let source = kind.source;
     let socket = open(source)?;
-    if let Some(interface) = &settings.interface {
+    if let Some(interface) = &kind.interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
-    if let Some(mark) = settings.mark {
+    if let Some(mark) = kind.mark {
         socket.set_mark(mark)?;
     }
     bind(&socket, source, settings.source_ports, entropy)?;

@@ -1,10 +1,10 @@
 //! What a relay does when it is woken: batches from the client, batches for it, decisions.
 
 use super::drops::Reason;
-use super::flows::{Found, MAX_PENDING};
+use super::flows::{Found, MAX_PENDING, Place};
 use super::handle::Meter;
 use super::outer::ends;
-use super::pool::{Flushed, Port, Work};
+use super::pool::{Flushed, Port, Queues, Work};
 use super::sockets::{Family, canonical};
 use super::{DatagramRelay, Decision, Limit, PATIENCE, Refusal, Verdict};
 use crate::send::SendQueue;
@@ -26,6 +26,27 @@ pub(super) enum Turn {
     Busy,
     /// Nothing is allowed until then.
     Limited(Instant),
+}
+
+/// How all directions came to a stop.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turns {
+    /// In one there may be more to do.
+    pub(super) busy: bool,
+    /// When something is allowed again first, where a limit has stopped one.
+    pub(super) allowed_at: Option<Instant>,
+}
+
+impl Turns {
+    fn note(&mut self, turn: Turn) {
+        match turn {
+            Turn::Waiting => {}
+            Turn::Busy => self.busy = true,
+            Turn::Limited(until) => {
+                self.allowed_at = Some(self.allowed_at.map_or(until, |first| first.min(until)));
+            }
+        }
+    }
 }
 
 pub(super) fn count_up(meter: &Meter, sent: &Flushed) {
@@ -93,15 +114,19 @@ fn receive(
 
 impl DatagramRelay {
     /// Moves what can be moved.
-    pub(super) fn turns(&mut self, now: Instant, cx: &mut Context<'_>) -> [Turn; 3] {
+    pub(super) fn turns(&mut self, now: Instant, cx: &mut Context<'_>) -> Turns {
         let (pool, meter) = (&self.pool, &self.meter);
         self.inner.poll_rest(pool, cx, |sent| count_down(meter, &sent));
         self.outer.poll_rest(pool, meter, cx);
         let up = self.up_turn(now, cx);
         // After that which asks for decisions, so that the task is woken by them.
         self.take_decisions(now, cx);
-        let [down4, down6] = Family::BOTH.map(|family| self.down_turn(family, now, cx));
-        [up, down4, down6]
+        let mut turns = Turns::default();
+        turns.note(up);
+        for outlet in 0..self.outer.len() {
+            turns.note(self.down_turn(outlet, now, cx));
+        }
+        turns
     }
 
     fn up_turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn {
@@ -141,7 +166,7 @@ impl DatagramRelay {
         &mut self,
         datagram: &[u8],
         received: &Received,
-        queues: &mut [SendQueue; 2],
+        queues: &mut Queues,
         now: Instant,
     ) {
         let Some(from) = received.remote.map(canonical).filter(|_| !received.truncated) else {
@@ -180,7 +205,7 @@ impl DatagramRelay {
     }
 
     /// Asks about a target.
-    fn decide(&mut self, octets: Box<[u8]>, payload: Box<[u8]>, queues: &mut [SendQueue; 2], now: Instant) {
+    fn decide(&mut self, octets: Box<[u8]>, payload: Box<[u8]>, queues: &mut Queues, now: Instant) {
         let target = match self.codec.target(&octets) {
             Ok(target) => target,
             Err(reason) => return self.meter.note(|stats| stats.drops.add_codec(reason)),
@@ -211,10 +236,11 @@ impl DatagramRelay {
         octets: Box<[u8]>,
         verdict: Verdict,
         payload: Option<Box<[u8]>>,
-        queues: &mut [SendQueue; 2],
+        queues: &mut Queues,
         now: Instant,
     ) {
-        let settled = self.flows.settle(octets, verdict, &self.settings, now);
+        let place = self.place(verdict);
+        let settled = self.flows.settle(octets, place, &self.settings, now);
         for payload in settled.datagrams.iter().chain(&payload) {
             let result = settled.to.and_then(|to| {
                 let (pool, settings) = (&self.pool, &self.settings);
@@ -224,6 +250,23 @@ impl DatagramRelay {
                 self.meter.note_drops(reason, 1);
             }
         }
+    }
+
+    /// What a verdict means for this relay.
+    fn place(&mut self, verdict: Verdict) -> Result<Place, Reason> {
+        let reach = verdict.map_err(|refusal| match refusal {
+            Refusal::Denied => Reason::Denied,
+            Refusal::Upstream => Reason::Upstream,
+            Refusal::Failed => Reason::Unresolved,
+        })?;
+        let outlet = self.outer.outlet(&reach.way, reach.to).ok_or(Reason::NoSocket)?;
+        let idle = reach.idle.or(self.idle);
+        // Where one may be silent for ever, so may all.
+        self.patience = Some(
+            self.patience
+                .map_or(idle, |known| known.zip(idle).map(|(a, b)| a.max(b))),
+        );
+        Ok(Place { to: reach.to, outlet })
     }
 
     /// Takes the decisions that are there.
@@ -252,13 +295,13 @@ impl DatagramRelay {
         }
     }
 
-    fn down_turn(&mut self, family: Family, now: Instant, cx: &mut Context<'_>) -> Turn {
+    fn down_turn(&mut self, outlet: usize, now: Instant, cx: &mut Context<'_>) -> Turn {
         let pool = self.pool.clone();
         for _ in 0..BATCHES {
             if self.inner.is_blocked() {
                 return Turn::Waiting;
             }
-            if let Err(turn) = pool.with_work(|work| self.down_batch(family, work, now, cx)) {
+            if let Err(turn) = pool.with_work(|work| self.down_batch(outlet, work, now, cx)) {
                 return turn;
             }
         }
@@ -268,15 +311,15 @@ impl DatagramRelay {
     /// Relays a batch for the client.
     fn down_batch(
         &mut self,
-        family: Family,
+        outlet: usize,
         work: &mut Work,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Result<(), Turn> {
-        let port = self.outer.port(family).ok_or(Turn::Waiting)?;
+        let port = self.outer.port(outlet).ok_or(Turn::Waiting)?;
         let trains = receive(port, &mut self.down, &self.meter, work, now, cx)?;
         let Work { arena, queues } = work;
-        let [queue, _] = queues;
+        let [queue, ..] = queues;
         let mut count = 0;
         for index in 0..trains {
             let Some((received, range)) = arena.train(index) else {

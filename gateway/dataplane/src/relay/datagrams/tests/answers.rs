@@ -68,14 +68,15 @@ fn ports_towards_targets_are_of_the_configured_range() {
     on_one_thread(async {
         let source = Ipv4Addr::new(127, 0, 47, 4);
         let settings = Settings {
-            source4: Some(source),
             source_ports: Ports::new(47_330, 47_330).unwrap(),
             ..Settings::default()
         };
         let rig = Rig::new(with(settings.clone())).await;
+        rig.go_by(source);
         assert_eq!(rig.reach(b"x").await, SocketAddr::from((source, 47_330)));
         // There is none left for another; it stays, and goes on when there is one.
         let other = Rig::new(with(settings)).await;
+        other.go_by(source);
         for number in 1..=2 {
             other.send(other.target_address(), b"x").await;
             other
@@ -87,6 +88,72 @@ fn ports_towards_targets_are_of_the_configured_range() {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(other.reach(b"x").await, SocketAddr::from((source, 47_330)));
+    });
+}
+
+impl Rig {
+    /// New targets are sent to from this address from now on.
+    fn go_by(&self, source: Ipv4Addr) {
+        self.owner.way.borrow_mut().source4 = Some(source);
+    }
+
+    /// Sends to a target of its own by the present way; gives that and where the datagram came from.
+    async fn reach_another(&self) -> (UdpSocket, SocketAddr) {
+        let target = local().await;
+        self.send(target.local_addr().unwrap(), b"x").await;
+        let from = receive(&target).await.1;
+        (target, from)
+    }
+}
+
+#[test]
+fn each_way_has_a_socket_that_its_targets_share() {
+    on_one_thread(async {
+        let rig = Rig::new(Options::default()).await;
+        let sources = [1, 2, 3].map(|last| Ipv4Addr::new(127, 0, 48, last));
+        for source in sources {
+            rig.go_by(source);
+            let (first, from) = rig.reach_another().await;
+            assert_eq!(from.ip(), source);
+            assert_eq!(rig.reach_another().await.1, from);
+            first.send_to(b"answer", from).await.unwrap();
+            let sealed = toy(first.local_addr().unwrap(), b"answer");
+            assert_eq!(receive(&rig.client).await.0, sealed);
+        }
+        // What was decided stays so.
+        assert_eq!(rig.reach(b"x").await.ip(), sources[2]);
+        rig.go_by(sources[0]);
+        assert_eq!(rig.reach(b"x").await.ip(), sources[2]);
+    });
+}
+
+#[test]
+fn there_are_only_so_many_ways() {
+    on_one_thread(async {
+        let rig = Rig::new(Options::default()).await;
+        for last in 1..=8 {
+            rig.go_by(Ipv4Addr::new(127, 0, 48, last));
+            rig.reach_another().await;
+        }
+        rig.go_by(Ipv4Addr::new(127, 0, 48, 9));
+        rig.send(rig.target_address(), b"x").await;
+        rig.until(|stats| stats.drops.count(Reason::NoSocket) == 1).await;
+        // Another target by a way that there is.
+        rig.go_by(Ipv4Addr::new(127, 0, 48, 8));
+        rig.reach_another().await;
+    });
+}
+
+#[test]
+fn an_interface_is_left_by() {
+    on_one_thread(async {
+        let rig = Rig::new(Options::default()).await;
+        rig.owner.way.borrow_mut().interface = Some("lo".into());
+        rig.reach(b"x").await;
+        // One that there is not is no reason to leave by another.
+        rig.owner.way.borrow_mut().interface = Some("none-such".into());
+        rig.send("127.0.0.1:9", b"x").await;
+        rig.until(|stats| stats.drops.count(Reason::NoSocket) == 1).await;
     });
 }
 

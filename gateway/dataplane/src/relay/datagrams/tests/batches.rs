@@ -187,7 +187,7 @@ fn what_was_cut_off_or_has_no_sender_is_dropped() {
             assert_eq!(queues[0].datagrams(), 0);
             relay.relay_up(&packet, &whole, queues, now());
             assert_eq!(queues[0].datagrams(), 1);
-            let [_, queue] = queues;
+            let [_, queue, ..] = queues;
             let answer = Received {
                 remote: Some((ip, 9).into()),
                 ..whole

@@ -23,7 +23,7 @@ fn datagrams_wait_for_the_decision_in_order_and_within_bounds() {
         // Others do not wait for it.
         rig.reach(b"elsewhere").await;
         assert_eq!(rig.drops(), [("backlog", 8)]);
-        rig.owner.tell("host.example", Ok(rig.target_address()));
+        rig.owner.tell("host.example", Ok(rig.target_address().into()));
         for number in 0..32 {
             assert_eq!(receive(&rig.target).await.0, [number]);
         }
@@ -47,13 +47,13 @@ fn octets_that_wait_are_bounded_too() {
         rig.reach(b"small").await;
         assert_eq!(rig.drops(), [("backlog", 1)]);
         for name in ["one", "two"] {
-            rig.owner.tell(name, Ok(rig.target_address()));
+            rig.owner.tell(name, Ok(rig.target_address().into()));
             assert_eq!(receive(&rig.target).await.0.len(), 60_000);
         }
         // There is room again, and the third is asked for anew.
         rig.send("three:7", b"again").await;
         rig.until(|_| rig.owner.asked().len() == 5).await;
-        rig.owner.tell("three", Ok(rig.target_address()));
+        rig.owner.tell("three", Ok(rig.target_address().into()));
         assert_eq!(receive(&rig.target).await.0, b"again");
     });
 }
@@ -66,12 +66,16 @@ fn a_denial_is_remembered_for_a_while() {
         let send = |name: &str| {
             rig.client.try_send_to(&toy(name, b"x"), rig.relay).unwrap();
         };
-        for (seconds, denied, lost, asked) in [(0, 1, 1, 2), (1, 2, 2, 2), (3, 3, 3, 3), (11, 4, 4, 5)] {
+        for (seconds, denied, lost, asked) in [(0, 1, 1, 3), (1, 2, 2, 3), (3, 3, 3, 4), (11, 4, 4, 7)] {
             tokio::time::advance(Duration::from_secs(seconds)).await;
             send("denied:7");
+            send("elsewhere:7");
             send("lost:7");
             settle().await;
-            assert_eq!(rig.drops(), [("denied", denied), ("unresolved", lost)]);
+            assert_eq!(
+                rig.drops(),
+                [("denied", denied), ("upstream", denied), ("unresolved", lost)]
+            );
             assert_eq!(rig.owner.asked().len(), asked);
         }
     });
@@ -137,7 +141,7 @@ fn flows_are_forgotten_when_the_owner_says_so() {
         rig.until(|stats| stats.drops.total() == 3).await;
         assert_eq!(rig.drops(), [("backlog", 3)]);
         let waiting = rig.owner.open.borrow_mut().remove("host.example").unwrap();
-        assert!(waiting.send(Ok(from)).is_err(), "nobody waits any more");
+        assert!(waiting.send(Ok(from.into())).is_err(), "nobody waits any more");
         rig.target.send_to(b"answer", from).await.unwrap();
         rig.until(|stats| stats.drops.count(Reason::NoFlow) == 1).await;
         assert_eq!(rig.reach(b"two").await, from, "the mapping stays");

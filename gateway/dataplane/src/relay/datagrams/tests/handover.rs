@@ -95,6 +95,36 @@ fn a_relay_goes_on_with_its_sockets_and_its_counters() {
 }
 
 #[test]
+fn sockets_of_all_ways_are_known_again() {
+    on_one_thread(async {
+        let rig = Rig::new(Options::default()).await;
+        let ways = [
+            Way::default(),
+            Way {
+                source4: Some(Ipv4Addr::new(127, 0, 48, 20)),
+                ..Way::default()
+            },
+            Way {
+                interface: Some("lo".into()),
+                ..Way::default()
+            },
+        ];
+        let mut before = Vec::new();
+        for way in &ways {
+            rig.handle.forget_flows();
+            rig.owner.way.replace(way.clone());
+            before.push(rig.reach(b"before").await);
+        }
+        let rig = rig.hand_over(Options::default()).await;
+        for (way, from) in ways.iter().zip(before) {
+            rig.handle.forget_flows();
+            rig.owner.way.replace(way.clone());
+            assert_eq!(rig.reach(b"after").await, from);
+        }
+    });
+}
+
+#[test]
 fn a_relay_whose_client_has_not_spoken_is_handed_over() {
     on_one_thread(async {
         let rig = Rig::new(Options::default()).await;

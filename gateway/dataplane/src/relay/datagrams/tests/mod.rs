@@ -13,7 +13,7 @@ use bytes::{BufMut, BytesMut};
 use sluice_auth::{Destination, Host};
 use sluice_spi::{ClientDatagram, DropReason, Target};
 use sluice_testkit::Seeded;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use tokio::net::UdpSocket;
@@ -91,18 +91,30 @@ fn toy(target: impl ToString, payload: &[u8]) -> Vec<u8> {
     [&[0, length], target.as_bytes(), payload].concat()
 }
 
-/// An owner that lets addresses pass. Of names it denies `denied`, does not find `lost`, fails with `panics`, and says
+/// An owner that lets addresses pass. Of names it denies `denied`, has no way to `elsewhere`, does
+/// not find `lost`, fails with `panics`, and says
 /// of all others what the test tells it.
 #[derive(Default)]
 struct Owner {
     asked: RefCell<Vec<String>>,
     open: RefCell<HashMap<String, oneshot::Sender<Verdict>>>,
+    /// How addresses are reached.
+    way: RefCell<Way>,
+    idle: Cell<Option<Duration>>,
 }
 
 impl Owner {
     fn tell(&self, name: &str, verdict: Verdict) {
         let sender = self.open.borrow_mut().remove(name).expect("it was asked");
         sender.send(verdict).expect("the relay waits");
+    }
+
+    fn reach(&self, to: SocketAddr) -> Reach {
+        Reach {
+            way: self.way.borrow().clone(),
+            idle: self.idle.get(),
+            ..to.into()
+        }
     }
 
     fn asked(&self) -> Vec<String> {
@@ -114,11 +126,12 @@ impl Resolve for Owner {
     fn decide(&self, target: Target) -> Decision {
         self.asked.borrow_mut().push(target.to_string());
         let name = match target.host {
-            Host::Address(ip) => return Decision::Now(Ok((ip, target.port).into())),
+            Host::Address(ip) => return Decision::Now(Ok(self.reach((ip, target.port).into()))),
             Host::Name(name) => name.to_string(),
         };
         match name.as_str() {
             "denied" => Decision::Now(Err(Refusal::Denied)),
+            "elsewhere" => Decision::Now(Err(Refusal::Upstream)),
             "lost" => Decision::Now(Err(Refusal::Failed)),
             "panics" => Decision::Later(Box::pin(async { panic!("as the test wants it") })),
             _ => {

@@ -56,6 +56,35 @@ fn silence_both_ways_ends_a_relay() {
 }
 
 #[test]
+fn the_most_patient_target_says_how_long_silence_may_last() {
+    in_virtual_time(async {
+        for (idles, ends_after) in [
+            (&[Some(2)][..], 2),
+            (&[Some(30), Some(2)], 30),
+            (&[Some(2), None], 10),
+        ] {
+            let options = Options {
+                idle: Some(10 * SECOND),
+                ..Options::default()
+            };
+            let rig = Rig::new(options).await;
+            for idle in idles {
+                rig.owner.idle.set(idle.map(|idle: u32| idle * SECOND));
+                rig.reach(b"x").await;
+                rig.handle.forget_flows();
+            }
+            pause();
+            settle().await;
+            pass(ends_after * SECOND - REST).await;
+            assert!(!rig.task.is_finished(), "{idles:?}");
+            pass(2 * REST).await;
+            assert_eq!(ended(rig.task).await.cause, Cause::Idle);
+            tokio::time::resume();
+        }
+    });
+}
+
+#[test]
 fn a_lifetime_is_over_whatever_happens() {
     in_virtual_time(async {
         let options = Options {
