@@ -130,6 +130,11 @@ impl Flow {
         })
     }
 
+    /// Changes the limit of what is read from now on.
+    pub(super) fn set_limit(&mut self, limit: Option<Box<dyn Limit>>) {
+        self.limit = limit;
+    }
+
     /// Whether the sender has ended.
     pub(super) fn is_ended(&self) -> bool {
         self.stage != Stage::Open

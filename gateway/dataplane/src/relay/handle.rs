@@ -1,6 +1,6 @@
 //! What the owner of a running relay has of it: its counters, and a way to end or pause it.
 
-use super::Direction;
+use super::{Direction, Limit, Timeouts};
 use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
@@ -95,12 +95,23 @@ impl Wishes {
     }
 }
 
+/// What a running relay is given in place of what it had.
+pub struct Change {
+    /// When it ends by itself. Its silence and its age count as they are.
+    pub timeouts: Timeouts,
+    /// The limit of what is read from the client.
+    pub up: Option<Box<dyn Limit>>,
+    /// The limit of what is read from the target.
+    pub down: Option<Box<dyn Limit>>,
+}
+
 /// What a relay and its owner share.
 pub(super) struct Meter {
     up: Counts,
     down: Counts,
     active: Cell<Instant>,
     wishes: Wishes,
+    change: Cell<Option<Box<Change>>>,
 }
 
 impl Meter {
@@ -110,6 +121,7 @@ impl Meter {
             down: Counts::default(),
             active: Cell::new(active),
             wishes: Wishes::default(),
+            change: Cell::new(None),
         })
     }
 
@@ -140,6 +152,11 @@ impl Meter {
     pub(super) fn poll_wish(&self, cx: &Context<'_>) -> Option<Wish> {
         self.wishes.poll(cx)
     }
+
+    /// What the relay is to be given; it is told once.
+    pub(super) fn take_change(&self) -> Option<Box<Change>> {
+        self.change.take()
+    }
 }
 
 /// A relay as its owner has it while a task of the same thread runs it.
@@ -150,6 +167,12 @@ impl Handle {
     /// What the relay has moved until now, or had when it ended.
     pub fn stats(&self) -> Stats {
         self.0.stats()
+    }
+
+    /// Gives the relay other timeouts and limits, from its next turn on.
+    pub fn change(&self, change: Change) {
+        self.0.change.set(Some(Box::new(change)));
+        self.0.wishes.wake();
     }
 
     /// Asks the relay to end, with [`Cause::Asked`](super::Cause::Asked): its task gives

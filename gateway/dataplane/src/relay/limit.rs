@@ -1,9 +1,8 @@
 //! Rate limits: how much a relay may read, and when again.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::num::NonZeroU64;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An answer of a [`Limit`].
@@ -30,22 +29,6 @@ pub trait Limit {
     fn spent(&mut self, bytes: usize, now: Instant);
 }
 
-/// Two limits that both hold, such as a user's and a source address's.
-impl<A: Limit, B: Limit> Limit for (A, B) {
-    fn allow(&mut self, want: usize, now: Instant) -> Allowance {
-        let first = self.0.allow(want, now);
-        if first.bytes == 0 {
-            return first;
-        }
-        self.1.allow(want.min(first.bytes), now)
-    }
-
-    fn spent(&mut self, bytes: usize, now: Instant) {
-        self.0.spent(bytes, now);
-        self.1.spent(bytes, now);
-    }
-}
-
 /// Smallest burst of a [`Bucket`], in bytes: less makes more system calls than bytes are worth.
 pub const MIN_BURST: u64 = 4 << 10;
 
@@ -59,8 +42,55 @@ const MAX_TURN: u64 = super::BUFFER as u64;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// A token bucket: so many bytes a second, and so many at once. It is for one thread, and any number of relays take
-/// from it, each by a [`Share`].
+/// Any number of limits that all hold, such as a session's own, its user's and its source address's.
+#[derive(Debug)]
+pub struct Shares(Vec<Share>);
+
+impl Shares {
+    /// What takes from all of these buckets; `None` where there are none, so that nothing is asked for each read.
+    pub fn of(buckets: impl IntoIterator<Item = SharedBucket>) -> Option<Box<dyn Limit>> {
+        let mut shares: Vec<Share> = buckets.into_iter().map(|bucket| Share::new(&bucket)).collect();
+        match shares.len() {
+            0 => None,
+            1 => shares.pop().map(|share| Box::new(share) as Box<dyn Limit>),
+            _ => Some(Box::new(Self(shares))),
+        }
+    }
+}
+
+impl Limit for Shares {
+    fn allow(&mut self, want: usize, now: Instant) -> Allowance {
+        let mut allowance = Allowance {
+            bytes: want,
+            retry_at: now,
+        };
+        for share in &mut self.0 {
+            let next = share.allow(allowance.bytes, now);
+            if next.bytes == 0 {
+                return next;
+            }
+            allowance.bytes = allowance.bytes.min(next.bytes);
+        }
+        allowance
+    }
+
+    fn spent(&mut self, bytes: usize, now: Instant) {
+        for share in &mut self.0 {
+            share.spent(bytes, now);
+        }
+    }
+}
+
+/// A bucket that the relays of all threads take from. It is locked for some nanoseconds at each read of a relay that it
+/// limits, so that what they take together is exact.
+pub type SharedBucket = Arc<Mutex<Bucket>>;
+
+fn lock(bucket: &Mutex<Bucket>) -> MutexGuard<'_, Bucket> {
+    bucket.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A token bucket: so many bytes a second, and so many at once. Any number of relays take from it, on any threads, each
+/// by a [`Share`].
 #[derive(Debug)]
 pub struct Bucket {
     rate: NonZeroU64,
@@ -75,9 +105,9 @@ pub struct Bucket {
 impl Bucket {
     /// A full bucket of `rate` bytes a second, from which at most `burst` bytes come at once. To reach the rate, the
     /// burst should be what flows in some milliseconds; it is at least [`MIN_BURST`].
-    pub fn new(rate: NonZeroU64, burst: u64, now: Instant) -> Rc<RefCell<Self>> {
+    pub fn new(rate: NonZeroU64, burst: u64, now: Instant) -> SharedBucket {
         let burst = burst.max(MIN_BURST);
-        Rc::new(RefCell::new(Self {
+        Arc::new(Mutex::new(Self {
             rate,
             burst,
             level: i128::from(burst),
@@ -139,13 +169,13 @@ struct Turn {
 /// A relay's part in a [`Bucket`]. Relays that have to wait get turns in the order in which they came, so that each
 /// of them gets as much as the others.
 pub struct Share {
-    bucket: Rc<RefCell<Bucket>>,
+    bucket: SharedBucket,
     turn: Option<Turn>,
 }
 
 impl Share {
     /// A part in a bucket, for one direction of one relay.
-    pub fn new(bucket: &Rc<RefCell<Bucket>>) -> Self {
+    pub fn new(bucket: &SharedBucket) -> Self {
         Self {
             bucket: bucket.clone(),
             turn: None,
@@ -155,7 +185,7 @@ impl Share {
 
 impl Limit for Share {
     fn allow(&mut self, want: usize, now: Instant) -> Allowance {
-        let mut bucket = self.bucket.borrow_mut();
+        let mut bucket = lock(&self.bucket);
         bucket.fill(now);
         let want = want as u64;
         let turn = bucket.turn(want);
@@ -180,7 +210,7 @@ impl Limit for Share {
 
     fn spent(&mut self, bytes: usize, now: Instant) {
         let promised = self.turn.take().map_or(0, |turn| turn.bytes);
-        let mut bucket = self.bucket.borrow_mut();
+        let mut bucket = lock(&self.bucket);
         bucket.fill(now);
         bucket.add(i128::from(promised) - bytes as i128);
     }
@@ -190,7 +220,7 @@ impl Drop for Share {
     /// What was promised is for others.
     fn drop(&mut self) {
         if let Some(turn) = self.turn.take() {
-            self.bucket.borrow_mut().add(i128::from(turn.bytes));
+            lock(&self.bucket).add(i128::from(turn.bytes));
         }
     }
 }
@@ -209,7 +239,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn bucket(rate: u64, burst: u64, now: Instant) -> Rc<RefCell<Bucket>> {
+    fn bucket(rate: u64, burst: u64, now: Instant) -> SharedBucket {
         Bucket::new(NonZeroU64::new(rate).unwrap(), burst, now)
     }
 
@@ -273,13 +303,13 @@ mod tests {
         );
         assert_eq!(share.allow(50_000, now + wait).bytes, 1_024);
         share.spent(0, now + wait);
-        assert_eq!(bucket.borrow().level, 1_024);
+        assert_eq!(lock(&bucket).level, 1_024);
         assert_eq!(share.allow(50_000, now + wait).bytes, 1_024);
         share.spent(1_024, now + wait);
         share.allow(50_000, now + wait);
-        assert_eq!(bucket.borrow().level, -1_024);
+        assert_eq!(lock(&bucket).level, -1_024);
         drop(share);
-        assert_eq!(bucket.borrow().level, 0, "the turn is given up");
+        assert_eq!(lock(&bucket).level, 0, "the turn is given up");
     }
 
     #[test]
@@ -299,11 +329,11 @@ mod tests {
     fn two_limits_both_hold() {
         let now = Instant::now();
         let (slow, fast) = (bucket(10_000, 5_000, now), bucket(1_000_000, 100_000, now));
-        let mut both = (Share::new(&fast), Share::new(&slow));
+        let mut both = Shares::of([fast.clone(), slow.clone()]).unwrap();
         assert_eq!(both.allow(50_000, now).bytes, 5_000);
         both.spent(5_000, now);
         assert_eq!(both.allow(50_000, now).bytes, 0);
-        assert_eq!((fast.borrow().level, slow.borrow().level), (95_000, -1_024));
+        assert_eq!((lock(&fast).level, lock(&slow).level), (95_000, -1_024));
     }
 
     #[test]
@@ -313,7 +343,7 @@ mod tests {
         let mut share = Share::new(&bucket);
         assert_eq!(share.allow(1_000_000, now).bytes, 1_000_000);
         share.spent(1_000_000, now);
-        bucket.borrow_mut().change(NonZeroU64::MIN, 0, now);
+        lock(&bucket).change(NonZeroU64::MIN, 0, now);
         assert_eq!(share.allow(1_000_000, now).bytes, MIN_BURST as usize);
         share.spent(MIN_BURST as usize, now);
         let refused = share.allow(1_000_000, now);

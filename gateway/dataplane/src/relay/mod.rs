@@ -26,8 +26,8 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-pub use handle::{Handle, Octets, Stats};
-pub use limit::{Allowance, Bucket, Limit, MIN_BURST, Share};
+pub use handle::{Change, Handle, Octets, Stats};
+pub use limit::{Allowance, Bucket, Limit, MIN_BURST, Share, SharedBucket, Shares};
 pub use parked::{MAX_UNSENT, Parked, ParkedFlow, ParkedState};
 pub use pool::{BUFFER, MAX_PIPE, Pool, PoolConfig, PoolStats};
 
@@ -213,7 +213,7 @@ pub struct Relay {
     pool: Rc<Pool>,
     meter: Rc<Meter>,
     timeouts: Timeouts,
-    lifetime_end: Option<Instant>,
+    began: Instant,
     /// When connections are to be looked at that nothing is awaited from.
     check_at: Option<Instant>,
 }
@@ -265,7 +265,7 @@ impl Relay {
             pool: pool.clone(),
             meter,
             timeouts: options.timeouts,
-            lifetime_end: options.timeouts.lifetime.and_then(|time| now.checked_add(time)),
+            began: now,
             check_at: None,
         })
     }
@@ -299,7 +299,7 @@ impl Relay {
             pool: pool.clone(),
             meter,
             timeouts: state.timeouts,
-            lifetime_end: state.lifetime_left.and_then(|left| now.checked_add(left)),
+            began: now.checked_sub(state.age).unwrap_or(now),
             check_at: None,
         })
     }
@@ -334,7 +334,7 @@ impl Relay {
             down,
             timeouts,
             silent: now.saturating_duration_since(stats.active),
-            lifetime_left: self.lifetime_end.map(|end| end.saturating_duration_since(now)),
+            age: now.saturating_duration_since(self.began),
         };
         let descriptors = release(self.client).and_then(|client| Ok((client, release(self.target)?)));
         match descriptors {
@@ -376,6 +376,11 @@ impl Relay {
             None => {}
             Some(Wish::End) => return Poll::Ready(Stop::Over(Cause::Asked)),
             Some(Wish::Pause) => return Poll::Ready(Stop::Pause),
+        }
+        if let Some(change) = self.meter.take_change() {
+            self.timeouts = change.timeouts;
+            self.up.set_limit(change.up);
+            self.down.set_limit(change.down);
         }
         let now = now();
         let (up, down) = match self.turns(now, cx) {
@@ -458,8 +463,12 @@ impl Relay {
         half_closed.map(|time| (time, Cause::HalfClosed)).or(idle)
     }
 
+    fn lifetime_end(&self) -> Option<Instant> {
+        self.began.checked_add(self.timeouts.lifetime?)
+    }
+
     fn overdue(&self, now: Instant) -> Option<Cause> {
-        if self.lifetime_end.is_some_and(|end| now >= end) {
+        if self.lifetime_end().is_some_and(|end| now >= end) {
             return Some(Cause::Lifetime);
         }
         let (patience, cause) = self.patience()?;
@@ -474,7 +483,7 @@ impl Relay {
             Turn::Limited(until) => Some(until),
             _ => None,
         });
-        let all = [silence, self.lifetime_end, self.check_at];
+        let all = [silence, self.lifetime_end(), self.check_at];
         all.into_iter().chain(allowed).flatten().min()
     }
 

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// The format of an encoded [`ParkedState`].
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 
 /// Most bytes on their way in one direction: what a copying relay holds, or a pipe.
 pub const MAX_UNSENT: usize = if MAX_PIPE > BUFFER { MAX_PIPE } else { BUFFER };
@@ -46,8 +46,8 @@ pub struct ParkedState {
     pub timeouts: Timeouts,
     /// How long no byte had moved.
     pub silent: Duration,
-    /// What was left of its lifetime.
-    pub lifetime_left: Option<Duration>,
+    /// How long there had been a relay.
+    pub age: Duration,
 }
 
 /// One direction of a stopped relay.
@@ -87,7 +87,7 @@ impl ParkedState {
             half_closed,
             lifetime,
         } = self.timeouts;
-        for duration in [idle, half_closed, lifetime, Some(self.silent), self.lifetime_left] {
+        for duration in [idle, half_closed, lifetime, Some(self.silent), Some(self.age)] {
             out.put_u64(duration.map_or(NO_DURATION, millis));
         }
         checkpoint::seal(FORMAT, &out)
@@ -112,7 +112,7 @@ impl ParkedState {
                 lifetime: duration(&mut body)?,
             },
             silent: duration(&mut body)?.ok_or(CheckpointError::Invalid("silence"))?,
-            lifetime_left: duration(&mut body)?,
+            age: duration(&mut body)?.ok_or(CheckpointError::Invalid("age"))?,
         };
         if !body.is_empty() {
             return Err(CheckpointError::Invalid("length"));

@@ -241,7 +241,7 @@ mod tests {
                     ..Timeouts::default()
                 },
                 silent: Duration::from_secs(1),
-                lifetime_left: None,
+                age: Duration::from_secs(77),
             }),
         };
         let datagrams = State {

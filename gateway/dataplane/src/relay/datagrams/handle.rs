@@ -1,5 +1,6 @@
 //! What the owner of a running relay has of it: its counters, and a way to end or pause it.
 
+use super::super::Limit;
 use super::super::handle::{Wish, Wishes};
 use super::drops::{Drops, Reason};
 use std::cell::{Cell, RefCell};
@@ -7,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Context;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Datagrams and their octets, as they crossed a socket: at the client's side with the protocol's header, at the
 /// targets' side without.
@@ -50,10 +51,23 @@ pub struct Stats {
     pub active: Instant,
 }
 
+/// What a running relay is given in place of what it had.
+pub struct Change {
+    /// It ends when nothing was taken from the client or for it for so long. `None`: never.
+    pub idle: Option<Duration>,
+    /// It ends so long after it began. `None`: never.
+    pub lifetime: Option<Duration>,
+    /// The limit of what is read from the client.
+    pub up: Option<Box<dyn Limit>>,
+    /// The limit of what is read from targets.
+    pub down: Option<Box<dyn Limit>>,
+}
+
 /// What a relay and its owner share.
 pub(super) struct Meter {
     stats: RefCell<Stats>,
     forget: Cell<bool>,
+    change: Cell<Option<Box<Change>>>,
     wishes: Wishes,
 }
 
@@ -68,6 +82,7 @@ impl Meter {
                 active,
             }),
             forget: Cell::new(false),
+            change: Cell::new(None),
             wishes: Wishes::default(),
         })
     }
@@ -92,6 +107,11 @@ impl Meter {
         self.wishes.poll(cx)
     }
 
+    /// What the relay is to be given; it is told once.
+    pub(super) fn take_change(&self) -> Option<Box<Change>> {
+        self.change.take()
+    }
+
     /// Whether the flows are to be forgotten; it is told once.
     pub(super) fn take_forget(&self) -> bool {
         self.forget.take()
@@ -106,6 +126,12 @@ impl Handle {
     /// What the relay has done until now, or had when it ended.
     pub fn stats(&self) -> Stats {
         self.0.stats()
+    }
+
+    /// Gives the relay other timeouts and limits, from its next turn on.
+    pub fn change(&self, change: Change) {
+        self.0.change.set(Some(Box::new(change)));
+        self.0.wishes.wake();
     }
 
     /// Has the relay forget what was decided about targets, such as when the policy has changed: its owner is asked

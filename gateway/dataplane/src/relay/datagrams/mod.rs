@@ -39,7 +39,7 @@ mod watched;
 mod tests;
 
 pub use drops::{Drops, Reason};
-pub use handle::{Handle, Stats, Traffic, Volume};
+pub use handle::{Change, Handle, Stats, Traffic, Volume};
 pub use options::{Decision, MAX_FLOWS, Options, Ports, Reach, Refusal, Resolve, Settings, Verdict, Way};
 pub use parked::{Parked, ParkedState};
 pub use pool::{DatagramPool, DatagramPoolStats};
@@ -305,6 +305,10 @@ impl DatagramRelay {
             None => {}
             Some(Wish::End) => return Poll::Ready(Stop::Over(Cause::Asked)),
             Some(Wish::Pause) => return Poll::Ready(Stop::Pause),
+        }
+        if let Some(change) = self.meter.take_change() {
+            (self.idle, self.lifetime) = (change.idle, change.lifetime);
+            (self.up, self.down) = (change.up, change.down);
         }
         let now = now();
         self.tidy(now);

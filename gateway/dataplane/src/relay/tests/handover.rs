@@ -172,7 +172,7 @@ fn timeouts_go_on_where_they_were() {
         running.handle.pause();
         let stopped = parked(running.task).await;
         assert_eq!(stopped.state.silent.as_secs(), 4);
-        assert_eq!(stopped.state.lifetime_left.unwrap().as_secs_f64().round(), 96.0);
+        assert_eq!(stopped.state.age.as_secs_f64().round(), 4.0);
         tokio::time::advance(50 * second).await;
         let relay = Relay::resume(carried(*stopped), &pool, None, None).unwrap();
         let task = spawn_local(relay.run());
@@ -215,19 +215,26 @@ fn any_flow() -> impl Strategy<Value = ParkedFlow> {
 fn any_state() -> impl Strategy<Value = ParkedState> {
     let time = || proptest::option::of((0..1_000_000_000_u64).prop_map(Duration::from_millis));
     let timeouts = (time(), time(), time());
-    (any_flow(), any_flow(), timeouts, 0..1_000_000_u64, time()).prop_map(
-        |(up, down, (idle, half_closed, lifetime), silent, lifetime_left)| ParkedState {
-            up,
-            down,
-            timeouts: Timeouts {
-                idle,
-                half_closed,
-                lifetime,
-            },
-            silent: Duration::from_millis(silent),
-            lifetime_left,
-        },
+    (
+        any_flow(),
+        any_flow(),
+        timeouts,
+        0..1_000_000_u64,
+        0..1_000_000_000_u64,
     )
+        .prop_map(
+            |(up, down, (idle, half_closed, lifetime), silent, age)| ParkedState {
+                up,
+                down,
+                timeouts: Timeouts {
+                    idle,
+                    half_closed,
+                    lifetime,
+                },
+                silent: Duration::from_millis(silent),
+                age: Duration::from_millis(age),
+            },
+        )
 }
 
 proptest! {
@@ -247,7 +254,7 @@ proptest! {
 
     #[test]
     fn any_bytes_with_a_good_checksum_do_no_harm(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-        if let Ok(state) = ParkedState::decode(&sluice_spi::checkpoint::seal(1, &body)) {
+        if let Ok(state) = ParkedState::decode(&sluice_spi::checkpoint::seal(2, &body)) {
             prop_assert!(state.up.is_sound() && state.down.is_sound());
         }
     }
@@ -269,18 +276,18 @@ fn other_formats_and_impossible_states_are_refused() {
         down: flow,
         timeouts: Timeouts::default(),
         silent: Duration::MAX,
-        lifetime_left: None,
+        age: Duration::ZERO,
     };
     let (_, body) = sluice_spi::checkpoint::open(&good.encode())
         .map(|(format, body)| (format, body.rest().to_vec()))
         .unwrap();
     let sealed = |format, body: &[u8]| ParkedState::decode(&sluice_spi::checkpoint::seal(format, body));
-    assert_eq!(sealed(2, &body), Err(CheckpointError::Format(2)));
+    assert_eq!(sealed(1, &body), Err(CheckpointError::Format(1)));
     assert_eq!(
-        sealed(1, &[&body[..], &[0]].concat()),
+        sealed(2, &[&body[..], &[0]].concat()),
         Err(CheckpointError::Invalid("length"))
     );
-    let decoded = sealed(1, &body).unwrap();
+    let decoded = sealed(2, &body).unwrap();
     assert_eq!(
         decoded.silent.as_secs(),
         100 * 365 * 24 * 3600,
@@ -296,7 +303,7 @@ fn other_formats_and_impossible_states_are_refused() {
     ] {
         let mut changed = body.clone();
         changed[at] = value;
-        assert_eq!(sealed(1, &changed), Err(error), "octet {at}");
+        assert_eq!(sealed(2, &changed), Err(error), "octet {at}");
     }
 }
 

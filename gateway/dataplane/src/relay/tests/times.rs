@@ -133,6 +133,45 @@ fn a_lifetime_ends_whatever_moves() {
 }
 
 #[test]
+fn other_timeouts_and_limits_hold_from_the_next_turn_on() {
+    in_virtual_time(async {
+        let mut running = started(&pool(), Timeouts::default()).await;
+        pass(100 * SECOND).await;
+        tick(&running.client, &running.target).await;
+        let change = |lifetime| Change {
+            timeouts: Timeouts {
+                lifetime,
+                ..timeouts()
+            },
+            up: Shares::of([Bucket::new(
+                std::num::NonZeroU64::new(1_000).unwrap(),
+                5_000,
+                now(),
+            )]),
+            down: None,
+        };
+        running.handle.change(change(Some(1_000 * SECOND)));
+        settle().await;
+        assert_eq!(running.client.try_write(&[7; 8_000]).unwrap(), 8_000);
+        settle().await;
+        let mut got = vec![0; 9_000];
+        assert_eq!(running.target.try_read(&mut got).unwrap(), 5_000, "the burst");
+        pass(3 * SECOND).await;
+        for _ in 0..10 {
+            pass(100 * Duration::from_millis(1)).await;
+        }
+        let rest = running.target.try_read(&mut got).unwrap();
+        assert!((1_000..=3_000).contains(&rest), "{rest}");
+        // It has been there for longer than it may from now on.
+        running.handle.change(change(Some(60 * SECOND)));
+        settle().await;
+        assert_eq!(ended(running.task).await.cause, Cause::Lifetime);
+        let error = running.client.read(&mut [0; 9]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
 fn without_timeouts_a_relay_stays() {
     in_virtual_time(async {
         let running = started(&pool(), Timeouts::default()).await;
