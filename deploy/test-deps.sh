@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Installs the Debian packages the tests and measurements need: the guests' kernel, real clients, decoders, what checks
 # the unit. Needs root. It also fetches programs out of packages whose installation would start a server, into
-# target/tools: promtool, which tests the alerts, and the SOCKS servers that the gateway is measured beside.
+# target/tools: promtool, which tests the alerts, the SOCKS servers that the gateway is measured beside and goes through,
+# and HAProxy, which stands in front of it.
 set -euo pipefail
 packages=(user-mode-linux ppp xl2tpd busybox-static iproute2 iputils-ping iperf3 tcpdump tshark nftables
-    procps psmisc curl jq systemd libcap2-bin libwrap0 openssl util-linux)
+    procps psmisc curl jq systemd libcap2-bin libwrap0 openssl util-linux tinyproxy-bin liblua5.3-0
+    libopentracing-c-wrapper0)
 tools=$(dirname "$0")/../target/tools
 
 # Fetches the program PATH out of PACKAGE.
@@ -32,8 +34,9 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get -o DPkg::Lock::Timeout=600 update -qq
     apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-# The tests of the alerts say so where they go without it; the measurements do not go without theirs.
-for wanted in prometheus:/usr/bin/promtool microsocks:/usr/bin/microsocks dante-server:/usr/sbin/danted; do
+# The tests of the alerts say so where they go without it; nothing else goes without its own.
+for wanted in prometheus:/usr/bin/promtool microsocks:/usr/bin/microsocks dante-server:/usr/sbin/danted \
+    haproxy:/usr/sbin/haproxy; do
     package=${wanted%%:*} path=${wanted#*:}
     if ! command -v "$(basename "$path")" >/dev/null && [ ! -x "$tools/$(basename "$path")" ]; then
         fetch "$package" "$path" 2>/dev/null || { apt-get update -qq && fetch "$package" "$path"; } ||

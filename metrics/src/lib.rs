@@ -3,6 +3,7 @@
 //! Names follow Prometheus' rules: prefix `sluice_`, base units, `_total` on counters. No label ever holds a user,
 //! an address or a session: whatever a value is asked for that nobody listed goes to the one series `other`.
 
+mod egress;
 mod labels;
 mod process;
 mod protocol;
@@ -13,6 +14,7 @@ pub use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 pub use protocol::{ProtocolMetrics, Traffic};
 pub use spec::{Labels, Phase, PoolUse, ProtocolLabels, RestoreResult};
 
+use egress::EgressFamilies;
 use labels::{child, registered};
 use process::Process;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -71,6 +73,7 @@ pub struct Metrics {
     registry: Registry,
     process: Process,
     protocols: HashMap<&'static str, ProtocolMetrics>,
+    egress: EgressFamilies,
     backends: HashMap<&'static str, BackendMetrics>,
     /// Held while all pools are replaced, so that no scrape sees half of them.
     pools: Mutex<IntGaugeVec>,
@@ -194,7 +197,7 @@ impl Metrics {
         let protocols = labels
             .protocols
             .iter()
-            .map(|&protocol| (protocol.name, families.of(protocol, labels)));
+            .map(|protocol| (protocol.name, families.of(protocol, labels)));
         let restored = IntCounterVec::new(
             Opts::new(
                 "sluice_restore_sessions_total",
@@ -213,6 +216,7 @@ impl Metrics {
         Ok(Self {
             process: Process::register(&registry)?,
             protocols: protocols.collect(),
+            egress: EgressFamilies::register(&registry, &labels.egress)?,
             backends: register_backends(&registry, labels)?,
             pools: Mutex::new(registered(&registry, pools)?),
             restored: Labelled::new(RestoreResult::ALL.map(RestoreResult::as_str), move |result| {
@@ -333,6 +337,11 @@ impl Metrics {
             self.reload_time
                 .set(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
         }
+    }
+
+    /// A counter of the way to targets, by its owner's names of family and label; `None`: it was not listed.
+    pub fn egress(&self, family: &'static str, label: &'static str) -> Option<&Total> {
+        self.egress.get(family, label)
     }
 
     /// All metrics in the Prometheus text format, with what the process takes read anew.

@@ -25,9 +25,9 @@ pub(crate) const NO_PROTOCOL: &str = "none";
 /// User data in one direction.
 #[derive(Clone, Debug)]
 pub struct Traffic {
-    /// IP packets.
+    /// IP packets; of proxies, datagrams.
     pub packets: IntCounter,
-    /// Bytes of IP packets.
+    /// Bytes of IP packets; of proxies, payload.
     pub bytes: IntCounter,
 }
 
@@ -124,16 +124,24 @@ impl ProtocolFamilies {
                 "Sessions and tunnels that were not admitted.",
                 &["protocol", "reason"],
             )?,
-            rx_packets: counter("sluice_rx_packets_total", "IP packets from peers.", &["protocol"])?,
-            rx_bytes: counter(
-                "sluice_rx_bytes_total",
-                "Bytes of IP packets from peers.",
+            rx_packets: counter(
+                "sluice_rx_packets_total",
+                "IP packets, and datagrams of proxies, from peers.",
                 &["protocol"],
             )?,
-            tx_packets: counter("sluice_tx_packets_total", "IP packets to peers.", &["protocol"])?,
+            rx_bytes: counter(
+                "sluice_rx_bytes_total",
+                "Bytes of IP packets, and payload of proxies, from peers.",
+                &["protocol"],
+            )?,
+            tx_packets: counter(
+                "sluice_tx_packets_total",
+                "IP packets, and datagrams of proxies, to peers.",
+                &["protocol"],
+            )?,
             tx_bytes: counter(
                 "sluice_tx_bytes_total",
-                "Bytes of IP packets to peers.",
+                "Bytes of IP packets, and payload of proxies, to peers.",
                 &["protocol"],
             )?,
             dropped: counter(
@@ -150,7 +158,7 @@ impl ProtocolFamilies {
     }
 
     /// The children of one protocol.
-    pub(crate) fn of(&self, protocol: ProtocolLabels, labels: &Labels) -> ProtocolMetrics {
+    pub(crate) fn of(&self, protocol: &ProtocolLabels, labels: &Labels) -> ProtocolMetrics {
         let name = protocol.name;
         let gauges = |family: &IntGaugeVec| {
             let family = family.clone();
@@ -177,7 +185,7 @@ impl ProtocolFamilies {
                 packets: child(&self.tx_packets, &[name]),
                 bytes: child(&self.tx_bytes, &[name]),
             },
-            dropped: counters(&self.dropped, name, protocol.drop_reasons),
+            dropped: counters(&self.dropped, name, &protocol.drop_reasons),
             events: counters(&self.events, name, protocol.events),
             durations: Phase::ALL.map(|phase| child(&self.durations, &[name, phase.as_str()])),
         }

@@ -1,12 +1,12 @@
 //! What the label sets are: lists that the gateway's own types and its modules' descriptors give.
 
 /// A protocol module's names.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ProtocolLabels {
     /// The module's name.
     pub name: &'static str,
-    /// Every reason by which it drops packets.
-    pub drop_reasons: &'static [&'static str],
+    /// Every reason by which its packets are dropped, or its connections not taken in.
+    pub drop_reasons: Vec<&'static str>,
     /// Every other name by which it counts.
     pub events: &'static [&'static str],
 }
@@ -30,6 +30,8 @@ pub struct Labels {
     pub refusals: Vec<&'static str>,
     /// Reasons why an admitted session was never established.
     pub setup_failures: Vec<&'static str>,
+    /// What is counted about the way to targets, by families and labels that its owner has.
+    pub egress: Vec<(&'static str, &'static str)>,
     /// Authentication backends, with the name that stands for none.
     pub backends: Vec<&'static str>,
     /// Authentication methods.

@@ -10,16 +10,25 @@ fn labels() -> Labels {
         protocols: vec![
             ProtocolLabels {
                 name: "l2tp",
-                drop_reasons: &["malformed", "spoofed"],
+                drop_reasons: vec!["malformed", "spoofed"],
                 events: &["retransmit"],
             },
             ProtocolLabels {
                 name: "pptp",
-                drop_reasons: &["malformed"],
+                drop_reasons: vec!["malformed"],
                 events: &[],
             },
         ],
         dataplane_drop_reasons: vec!["no_session"],
+        egress: vec![
+            ("connects", "ok"),
+            ("connects", "refused"),
+            ("lookups", "hit"),
+            ("lookup_failures", "busy"),
+            ("races", "ipv4"),
+            ("upstream_faults", "upstream_login"),
+            ("binds", "accepted"),
+        ],
         states: vec!["opening", "established"],
         causes: vec!["user-request", "lost-carrier"],
         refusals: vec!["draining", "sessions"],
@@ -263,6 +272,23 @@ fn what_is_noted_is_shown() {
         value(&text, "sluice_process_resident_memory_bytes").as_deref(),
         Some("0")
     );
+}
+
+#[test]
+fn the_way_to_targets_is_shown_by_its_owners_names() {
+    let metrics = used();
+    metrics.egress("connects", "refused").unwrap().observe(3);
+    let text = metrics.gather().unwrap();
+    let shown = |result| {
+        value(
+            &text,
+            &format!("sluice_egress_connects_total{{result=\"{result}\"}}"),
+        )
+    };
+    assert_eq!(shown("refused").as_deref(), Some("3"));
+    assert_eq!(shown("ok").as_deref(), Some("0"));
+    assert!(metrics.egress("connects", "unheard_of").is_none());
+    assert!(metrics.egress("unheard_of", "ok").is_none());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sluice_auth::RejectReason;
 use sluice_core::{Refused, State};
 use sluice_dataplane::Dropped;
+use sluice_egress::Counter;
 use sluice_metrics::{Labels, Metrics, PoolUse, ProtocolLabels};
 use sluice_spi::TerminateCause;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +38,7 @@ fn families() -> Families {
         let descriptor = module.descriptor();
         ProtocolLabels {
             name: descriptor.name,
-            drop_reasons: descriptor.drop_reasons,
+            drop_reasons: descriptor.drop_reasons.to_vec(),
             events: descriptor.counters,
         }
     };
@@ -55,6 +56,10 @@ fn families() -> Families {
         causes: causes.clone(),
         refusals: Refused::ALL.map(Refused::as_str).to_vec(),
         setup_failures: causes.clone(),
+        egress: Counter::ALL
+            .iter()
+            .map(|counter| (counter.family(), counter.label()))
+            .collect(),
         backends: vec!["file"],
         methods: vec!["pap"],
         rejects: RejectReason::ALL.map(RejectReason::as_str).to_vec(),

@@ -28,6 +28,7 @@ pub use failure::{Cause, Failed};
 pub use race::{Eyeballs, IpFamily};
 pub use request::{Denied, Endpoints, Judge, Named, Request, Timeouts, Way};
 pub use resolver::{Addresses, LookupFailure, MAX_ADDRESSES, NameServers, Names, Resolver, ResolverConfig};
+pub use sys::accept_with_first_bytes;
 pub use upstream::{
     BadUpstream, Fault, Login, MAX_CHAIN, MAX_LOGIN, MAX_SERVERS, Speaks, Upstream, Wrong, check,
 };

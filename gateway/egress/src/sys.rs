@@ -17,13 +17,39 @@ pub(crate) fn connect_with_first_write(socket: &impl AsFd) -> io::Result<()> {
     set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT)
 }
 
+/// Connections whose first bytes came with the SYN and whose handshake is not done yet: what a listener takes of them
+/// at once. Beyond that they are as any other (RFC 7413, 5.1).
+const FAST_OPEN_QUEUE: libc::c_int = 256;
+
+/// Has a listening socket take first bytes with the SYN, or not (TCP_FASTOPEN, tcp(7); RFC 7413). The host has to
+/// allow it as well: net.ipv4.tcp_fastopen with bit 2.
+pub fn accept_with_first_bytes(listener: &impl AsFd, on: bool) -> io::Result<()> {
+    let queue = if on { FAST_OPEN_QUEUE } else { 0 };
+    set_to(listener.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue)
+}
+
 fn set(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0);
+    set_to(socket, level, option, 1)
+}
+
+fn set_to(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
     // SAFETY: the descriptor is open, as it is borrowed; the value is an integer that outlives the call, and its
     // length is given.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) };
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            length,
+        )
+    };
     if result == 0 {
         Ok(())
     } else {

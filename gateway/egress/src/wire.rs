@@ -33,7 +33,7 @@ pub(crate) async fn run(
 }
 
 /// Reads what was looked at.
-async fn take(stream: &TcpStream, buffer: &mut [u8], mut count: usize) -> io::Result<()> {
+pub(crate) async fn take(stream: &TcpStream, buffer: &mut [u8], mut count: usize) -> io::Result<()> {
     while count > 0 {
         let Some(part) = buffer.get_mut(..count) else {
             return Err(io::ErrorKind::InvalidInput.into());

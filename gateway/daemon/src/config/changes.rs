@@ -42,6 +42,7 @@ pub struct Change {
 /// When a change below a key takes effect: the longest prefix counts. What is not listed needs a restart,
 /// which is always right.
 const IMPACTS: &[(&str, Impact)] = &[
+    ("egress.", Impact::NewSessions),
     ("limits.", Impact::NewSessions),
     ("policy.", Impact::NewSessions),
     ("rule[", Impact::NewSessions),
@@ -50,6 +51,8 @@ const IMPACTS: &[(&str, Impact)] = &[
     ("pools.", Impact::NewSessions),
     ("sessions.", Impact::NewSessions),
     ("timeouts.", Impact::NewSessions),
+    ("upstream.", Impact::NewSessions),
+    ("upstream[", Impact::NewSessions),
 ];
 
 fn impact(key: &str) -> Impact {

@@ -1,12 +1,14 @@
 //! Listeners: `[[listener]]`.
 
 use super::Modules;
+use sluice_auth::IpPrefix;
 use sluice_spi::config::Section;
-use sluice_spi::{Factory, Module};
+use sluice_spi::{Factory, Module, Transport};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most addresses of one listener: each costs a socket on each shard.
 pub(super) const MAX_ADDRESSES: usize = 64;
@@ -28,6 +30,43 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// Makes its fronts and machines.
     pub factory: Arc<dyn Factory>,
+    /// How its connections are taken in; protocols of datagrams have none.
+    pub intake: Intake,
+}
+
+/// Most prefixes of proxies that are trusted.
+const MAX_TRUSTED: usize = 256;
+
+/// How long a header may take to be there: as long as the handshake of the protocols behind it.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+
+/// How the connections of a listener are taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intake {
+    /// The proxies in front of it, whose connections begin with a PROXY protocol header. Nobody else's has one.
+    pub trusted: Arc<[IpPrefix]>,
+    /// How long that may take.
+    pub header_time: Duration,
+    /// Whether first bytes are taken with the SYN (RFC 7413).
+    pub fast_open: bool,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self {
+            trusted: Arc::default(),
+            header_time: HEADER_TIME,
+            fast_open: false,
+        }
+    }
+}
+
+impl Intake {
+    /// Whether a connection from an address begins with a header.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted.iter().any(|prefix| prefix.contains(address))
+    }
 }
 
 impl std::fmt::Debug for Listener {
@@ -149,6 +188,10 @@ fn read_one(
     if addresses.len() > MAX_ADDRESSES {
         section.report("addresses", format!("there may be {MAX_ADDRESSES} at most"));
     }
+    let intake = match descriptor.transport {
+        Transport::Tcp => read_intake(section),
+        Transport::Udp => Intake::default(),
+    };
     let transport = std::mem::discriminant(&descriptor.transport);
     let mut taken = Vec::new();
     for address in addresses {
@@ -164,5 +207,32 @@ fn read_one(
         module: *module,
         addresses: taken,
         factory: Arc::from(factory),
+        intake,
     })
+}
+
+fn read_intake(section: &Section<'_>) -> Intake {
+    let default = Intake::default();
+    let trusted: Vec<IpPrefix> = section.non_empty_list(
+        "proxy_protocol_from",
+        "an address or a prefix such as \"192.0.2.0/24\" or \"2001:db8::/32\"",
+    );
+    if trusted.len() > MAX_TRUSTED {
+        section.report(
+            "proxy_protocol_from",
+            format!("there may be {MAX_TRUSTED} at most"),
+        );
+    }
+    if section.has("proxy_protocol_timeout") && !section.has("proxy_protocol_from") {
+        section.report(
+            "proxy_protocol_timeout",
+            "has no meaning without proxy_protocol_from",
+        );
+    }
+    let range = Duration::from_millis(100)..=Duration::from_secs(60);
+    Intake {
+        trusted: trusted.into(),
+        header_time: section.duration("proxy_protocol_timeout", default.header_time, range),
+        fast_open: section.boolean("fast_open", default.fast_open),
+    }
 }

@@ -15,7 +15,7 @@ mod users;
 
 pub use changes::{Change, Impact, changes};
 pub use egress::{Egress, Ports};
-pub use listeners::{ListenAddress, Listener};
+pub use listeners::{Intake, ListenAddress, Listener};
 pub use policy::{QuotaLimit, Quotas};
 pub use pools::DEFAULT_POOL;
 pub use sections::{Admin, Demand, Forwarding, Gateway, Log, LogFormat, Metrics, Network, Sandbox, Tls};

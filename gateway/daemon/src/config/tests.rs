@@ -281,3 +281,53 @@ fn the_reference_gives_every_key_with_its_default() {
         assert!(empty || NOT_DEFAULTS.contains(&change.key.as_str()), "{change:?}");
     }
 }
+
+/// A listener of a protocol of streams.
+fn streams(keys: &str) -> Result<Config, LoadError> {
+    let text = format!("[[listener]]\nprotocol = \"socks\"\naddresses = [\"127.0.0.1\"]\n{keys}");
+    Config::parse("a.toml", &text, sluice_registry::MODULES)
+}
+
+#[test]
+fn proxies_that_are_trusted_are_read() {
+    let keys = "proxy_protocol_from = [\"192.0.2.0/24\", \"2001:db8::1\"]\nproxy_protocol_timeout = \"3s\"\n\
+                fast_open = true\n";
+    let config = streams(keys).unwrap();
+    let intake = &config.listeners[0].intake;
+    for (address, trusted) in [
+        ("192.0.2.7", true),
+        ("::ffff:192.0.2.7", true),
+        ("192.0.3.7", false),
+        ("2001:db8::1", true),
+        ("2001:db8::2", false),
+    ] {
+        assert_eq!(intake.trusts(address.parse().unwrap()), trusted, "{address}");
+    }
+    assert_eq!(
+        (intake.header_time, intake.fast_open),
+        (Duration::from_secs(3), true)
+    );
+    let config = streams("").unwrap();
+    assert_eq!(config.listeners[0].intake, Intake::default());
+    assert!(!config.listeners[0].intake.trusts("127.0.0.1".parse().unwrap()));
+}
+
+#[test]
+fn what_makes_no_sense_of_proxies_is_reported() {
+    for (keys, key) in [
+        ("proxy_protocol_from = []\n", "proxy_protocol_from"),
+        ("proxy_protocol_from = [\"x\"]\n", "proxy_protocol_from"),
+        ("proxy_protocol_timeout = \"3s\"\n", "proxy_protocol_timeout"),
+        (
+            "proxy_protocol_from = [\"::1\"]\nproxy_protocol_timeout = \"2m\"\n",
+            "proxy_protocol_timeout",
+        ),
+    ] {
+        let error = streams(keys).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+    // Datagrams have no connections.
+    let text = "[[listener]]\nprotocol = \"l2tp\"\naddresses = [\"127.0.0.1\"]\nfast_open = true\n";
+    let error = Config::parse("a.toml", text, sluice_registry::MODULES).unwrap_err();
+    assert!(error.to_string().contains("fast_open"), "{error}");
+}

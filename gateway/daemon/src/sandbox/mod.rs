@@ -18,6 +18,7 @@ mod tests;
 
 use crate::config::{Config, Demand, EMBEDDED_NAME, Sandbox};
 use serde::Serialize;
+use sluice_egress::{NameServers, ResolverConfig};
 use std::path::{Path, PathBuf};
 
 /// What is wanted, and what stays within reach.
@@ -42,6 +43,8 @@ impl SandboxConfig {
             &admin.audit_file,
             &config.users.file,
         ];
+        let (names, meant) = names(&config.egress.config.resolver);
+        let names = names.into_iter().chain(meant.iter().map(PathBuf::as_path));
         let source = (config.source != EMBEDDED_NAME).then(|| Path::new(&config.source));
         let tls = admin
             .tls
@@ -49,10 +52,23 @@ impl SandboxConfig {
             .flat_map(|tls| [tls.certificate.as_path(), tls.key.as_path()]);
         Self {
             layers: config.sandbox,
-            read: directories(None, source.into_iter().chain(tls)),
+            read: directories(None, source.into_iter().chain(tls).chain(names)),
             write: directories(Some(&config.gateway.state_dir), changed.map(PathBuf::as_path)),
         }
     }
+}
+
+/// The files that say where and what names are, and what they are where they are links: often another program keeps
+/// them.
+fn names(resolver: &ResolverConfig) -> (Vec<&Path>, Vec<PathBuf>) {
+    let servers = match &resolver.servers {
+        NameServers::File(path) => Some(path.as_path()),
+        NameServers::Listed(_) => None,
+    };
+    let names: Vec<&Path> = servers.into_iter().chain(resolver.hosts.as_deref()).collect();
+    let meant = names.iter().filter_map(|file| file.canonicalize().ok());
+    let meant = meant.collect();
+    (names, meant)
 }
 
 /// A directory and those of some files, each once.

@@ -30,6 +30,7 @@ pub use handover::{KeptConnection, RestoredConnection, TakenUp, reset};
 pub use remote::{ANSWER_TIME, FREEZE_TIME, INBOX, Inbox, Remote, Silent, Status, inbox};
 pub use runner::{ListenerSetup, Restored, Setup, start};
 pub use slots::Ticket;
+pub use streams::{ACCEPT_FAILED, Reach};
 
 use sluice_auth::{AuthRequest, Profile, RejectReason};
 use sluice_core::Now;

@@ -7,7 +7,7 @@ use crate::admin::{
 };
 use crate::config::{Change, Config};
 use crate::logs::Level;
-use crate::shard::{Remote, Silent};
+use crate::shard::{Reach, Remote, Silent};
 use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
 use sluice_core::{Engine, PoolConfig, SessionId, Tunnel, TunnelId, TunnelQuery};
@@ -48,6 +48,7 @@ pub(super) struct Running {
     pub(super) store: Arc<Store>,
     pub(super) routes: Arc<Routes>,
     pub(super) policy: Arc<ArcSwap<Policy>>,
+    pub(super) reach: Arc<ArcSwap<Reach>>,
     pub(super) shards: Vec<Remote>,
     pub(super) config: Arc<Config>,
     pub(super) path: Option<PathBuf>,
@@ -188,6 +189,15 @@ impl Running {
             notes.push(format!("the level of the log stays as it was: {error}"));
         }
         add_routes(&self.routes, &config);
+        // First the upstreams, then the rules that may lead to new ones.
+        match reach::renewed(&config, &self.reach.load()) {
+            Ok((Some(reach), note)) => {
+                self.reach.store(Arc::new(reach));
+                notes.extend(note);
+            }
+            Ok((None, note)) => notes.extend(note),
+            Err(error) => notes.push(format!("targets are reached as before: {error}")),
+        }
         let listening = self.addresses.iter().map(|one| one.address);
         self.policy.store(Arc::new(reach::policy(&config, listening)));
         let report = self.engine.reconfigure(config.engine.clone());

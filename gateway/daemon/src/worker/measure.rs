@@ -2,14 +2,18 @@
 
 use crate::admin::Configs;
 use crate::host;
-use crate::shard::Remote;
+use crate::shard::{ACCEPT_FAILED, Reach, Remote};
+use arc_swap::ArcSwap;
 use sluice_auth::{Method, RejectReason};
 use sluice_auth_backends::{AuthObserver, LocalUsers, NO_BACKEND};
 use sluice_core::{Engine, PoolStatus, Refused, State};
 use sluice_dataplane::Dropped;
+use sluice_dataplane::relay::datagrams::Reason;
+use sluice_egress::Counter;
+use sluice_egress::proxy_protocol::NoHeader;
 use sluice_metrics::{Labels, Metrics, PoolUse, ProtocolLabels};
 use sluice_registry::MODULES;
-use sluice_spi::TerminateCause;
+use sluice_spi::{Descriptor, TerminateCause, Transport};
 use sluice_store::Store;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +25,7 @@ pub(super) fn labels() -> Labels {
         let descriptor = module.descriptor();
         ProtocolLabels {
             name: descriptor.name,
-            drop_reasons: descriptor.drop_reasons,
+            drop_reasons: drop_reasons(descriptor),
             events: descriptor.counters,
         }
     });
@@ -36,10 +40,25 @@ pub(super) fn labels() -> Labels {
         causes: causes.clone(),
         refusals: Refused::ALL.into_iter().map(Refused::as_str).collect(),
         setup_failures: causes,
+        egress: Counter::ALL
+            .iter()
+            .map(|counter| (counter.family(), counter.label()))
+            .collect(),
         backends: vec![LocalUsers::NAME, NO_BACKEND],
         methods: vec![Method::Pap.as_str()],
         rejects: RejectReason::ALL.into_iter().map(RejectReason::as_str).collect(),
     }
+}
+
+/// Reasons of the module's own, and of what the gateway does for modules of its kind.
+fn drop_reasons(descriptor: &Descriptor) -> Vec<&'static str> {
+    let mut reasons = descriptor.drop_reasons.to_vec();
+    if descriptor.transport == Transport::Tcp {
+        reasons.push(ACCEPT_FAILED);
+        reasons.extend(NoHeader::ALL.map(NoHeader::as_str));
+        reasons.extend(Reason::ALL.iter().map(|reason| reason.as_str()));
+    }
+    reasons
 }
 
 /// Counts answers of the authentication.
@@ -65,6 +84,7 @@ pub(super) struct Sources {
     pub(super) metrics: Arc<Metrics>,
     pub(super) engine: Arc<Engine>,
     pub(super) store: Arc<Store>,
+    pub(super) reach: Arc<ArcSwap<Reach>>,
     pub(super) users: Arc<LocalUsers>,
     pub(super) shards: Vec<Remote>,
     pub(super) configs: Arc<Configs>,
@@ -80,6 +100,7 @@ impl Sources {
         self.half_open();
         self.metrics.set_pools(&pools(&self.engine.pools()));
         self.store();
+        self.egress();
         if let Some((at, worked)) = self.configs.last_attempt() {
             self.metrics.config_read(worked, at);
         }
@@ -148,6 +169,16 @@ impl Sources {
         }
     }
 
+    fn egress(&self) {
+        let reach = self.reach.load();
+        let counters = reach.egress.counters();
+        for &counter in Counter::ALL {
+            if let Some(total) = self.metrics.egress(counter.family(), counter.label()) {
+                total.observe(counters.get(counter));
+            }
+        }
+    }
+
     fn masquerading(&self) {
         // A table that somebody else removed has no counters; the next start makes it again.
         let Ok(counts) = host::masquerade_counts() else {
@@ -195,10 +226,14 @@ mod tests {
         let text = metrics.gather().unwrap();
         for module in MODULES {
             let descriptor = module.descriptor();
-            for reason in descriptor.drop_reasons {
+            for reason in drop_reasons(descriptor) {
                 let series = format!("protocol=\"{}\",reason=\"{reason}\"", descriptor.name);
                 assert!(text.contains(&series), "{series}");
             }
+        }
+        for counter in Counter::ALL {
+            let total = metrics.egress(counter.family(), counter.label());
+            assert!(total.is_some(), "{counter:?}");
         }
         Answers(Arc::new(metrics)).answered(NO_BACKEND, Method::Pap, Ok(()), Duration::ZERO);
     }

@@ -263,9 +263,9 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
     add_routes(&routes, &config);
     let listening = prepared.listening.iter().map(|one| one.address);
     let policy = Arc::new(ArcSwap::from_pointee(reach::policy(&config, listening)));
+    let reach = Arc::new(ArcSwap::from_pointee(reach::start(&config)?));
     let shared = Shared {
-        egress: reach::egress(&config)?,
-        reach: Arc::new(config.egress.clone()),
+        reach: reach.clone(),
         policy: policy.clone(),
         engine: engine.clone(),
         authenticator: Arc::new(authenticator(&config, &users, &metrics)),
@@ -284,6 +284,7 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
         store: store.clone(),
         routes,
         policy,
+        reach: reach.clone(),
         shards: remotes.clone(),
         config: config.clone(),
         path: prepared.path.clone(),
@@ -316,6 +317,7 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
         metrics: metrics.clone(),
         engine: engine.clone(),
         store: store.clone(),
+        reach,
         users: users.clone(),
         shards: remotes.clone(),
         protocols: config

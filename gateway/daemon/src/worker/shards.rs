@@ -5,13 +5,12 @@ use super::sockets::{Bound, Listening};
 use super::{CannotStart, now};
 use crate::admin::Traces;
 use crate::config::Config;
-use crate::shard::{self, Inbox, ListenerSetup, Remote, Restored, Setup};
+use crate::shard::{self, Inbox, ListenerSetup, Reach, Remote, Restored, Setup};
 use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
 use sluice_auth_backends::Authenticator;
 use sluice_core::{Engine, Origin, Record, RestoredTunnel};
 use sluice_dataplane::{Routes, TunQueue, UdpSocket, mesh};
-use sluice_egress::Egress;
 use sluice_metrics::Metrics;
 use sluice_spi::{ShardId, Shards};
 use std::collections::VecDeque;
@@ -25,8 +24,7 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) traces: Arc<Traces>,
     pub(super) routes: Arc<Routes>,
-    pub(super) egress: Arc<Egress>,
-    pub(super) reach: Arc<crate::config::Egress>,
+    pub(super) reach: Arc<ArcSwap<Reach>>,
     pub(super) policy: Arc<ArcSwap<Policy>>,
 }
 
@@ -106,7 +104,6 @@ pub(super) fn start(
             tun: queues.next(),
             mesh,
             routes: shared.routes.clone(),
-            egress: shared.egress.clone(),
             reach: shared.reach.clone(),
             policy: shared.policy.clone(),
             path_capacity: usize::try_from(config.engine.limits.sessions).unwrap_or(usize::MAX),
@@ -142,6 +139,7 @@ fn listeners(
             front,
             sockets: datagrams,
             streams,
+            intake: listener.intake.clone(),
         })
     };
     config.listeners.iter().enumerate().map(setup).collect()

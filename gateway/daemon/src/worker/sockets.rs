@@ -5,6 +5,7 @@ use super::held::{Held, forget, store};
 use crate::admin::{Certificate, Listeners, StartError};
 use crate::config::{Config, Listener};
 use sluice_dataplane::UdpSocket;
+use sluice_egress::accept_with_first_bytes;
 use sluice_keeper::Link;
 use sluice_spi::{Shards, Transport};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -206,6 +207,12 @@ fn group(
             bind(listener, address, shards)?
         }
     };
+    // Of sockets from the worker before as well: the configuration may have changed.
+    for socket in &sockets {
+        if let Bound::Streams(stream) = socket {
+            accept_with_first_bytes(stream, listener.intake.fast_open)?;
+        }
+    }
     let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(Bound::as_fd).collect();
     store(link, &name, &descriptors);
     Ok(sockets)

@@ -1,13 +1,15 @@
 //! The PROXY protocol, versions 1 and 2 (haproxy's proxy-protocol.txt): a header before a connection's own bytes, by
-//! which one who passes connections on tells whose they are. No socket here.
+//! which one who passes connections on tells whose they are.
 //!
 //! A header is believed from peers that are trusted only; asking who is trusted is the caller's business.
 
 mod decode;
 mod encode;
+mod read;
 
 pub use decode::{Decoded, Header, Malformed, decode};
 pub use encode::encode;
+pub use read::{NoHeader, read};
 
 /// Longest header of version 1, in octets, its line end included (section 2.1).
 pub const MAX_V1: usize = 107;

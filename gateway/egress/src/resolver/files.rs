@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -43,12 +44,13 @@ struct State {
     names: HostsMap,
 }
 
-/// Tells whether a file is the one that was read.
-type Stamp = Option<(SystemTime, u64)>;
+/// Tells whether a file is the one that was read: its number changes where it was replaced by renaming, as those do who
+/// write it while others may read.
+type Stamp = Option<(SystemTime, u64, u64)>;
 
 fn stamp(path: &Path) -> Stamp {
     let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
 impl Files {
@@ -216,6 +218,31 @@ mod tests {
         assert_eq!(of("a"), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
         assert!(of("b").is_empty());
         assert_eq!(names.len(), 3);
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_counts_however_alike_it_looks() {
+        let folder = tempfile::tempdir().unwrap();
+        let (resolv, other) = (folder.path().join("resolv.conf"), folder.path().join("new"));
+        fs::write(&resolv, "nameserver 192.0.2.53\n").unwrap();
+        let files = Files::new(&ResolverConfig {
+            servers: NameServers::File(resolv.clone()),
+            hosts: None,
+            ..ResolverConfig::default()
+        });
+        let now = Instant::now();
+        assert_eq!(*files.servers(now).1, ["192.0.2.53:53".parse().unwrap()]);
+        fs::write(&other, "nameserver 192.0.2.54\n").unwrap();
+        let written = fs::metadata(&resolv).unwrap().modified().unwrap();
+        File::options()
+            .write(true)
+            .open(&other)
+            .unwrap()
+            .set_modified(written)
+            .unwrap();
+        fs::rename(&other, &resolv).unwrap();
+        let (_, servers) = files.servers(now + LOOK_EVERY);
+        assert_eq!(*servers, ["192.0.2.54:53".parse().unwrap()]);
     }
 
     #[test]

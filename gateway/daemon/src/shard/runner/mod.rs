@@ -17,9 +17,10 @@ use self::turn::Runner;
 use super::plane::listener_id;
 use super::remote::Inbox;
 use super::report::{Counted, Report};
-use super::streams::{Source, Streams, accept};
+use super::streams::{Reach, Source, Streams, accept};
 use super::{Desk, Driver, Listener, Parts, RestoredConnection};
 use crate::admin::Traces;
+use crate::config::Intake;
 use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
 use sluice_auth_backends::Authenticator;
@@ -27,7 +28,6 @@ use sluice_core::{Engine, Now, Origin, RestoredTunnel};
 use sluice_dataplane::relay::datagrams::DatagramPool;
 use sluice_dataplane::relay::{Pool, PoolConfig};
 use sluice_dataplane::{MeshPort, Routes, TunQueue, UdpSocket, UserPath};
-use sluice_egress::{Connector, Egress};
 use sluice_metrics::Metrics;
 use sluice_spi::{Entropy, Factory, Front, Module, ShardId};
 use std::io;
@@ -57,6 +57,8 @@ pub struct ListenerSetup {
     pub sockets: Vec<UdpSocket>,
     /// The same for protocols of streams.
     pub streams: Vec<std::net::TcpListener>,
+    /// How connections to these are taken in.
+    pub intake: Intake,
 }
 
 /// What a shard is made of.
@@ -82,9 +84,7 @@ pub struct Setup {
     /// Whose addresses are where, for all shards.
     pub routes: Arc<Routes>,
     /// How connections reach their targets.
-    pub egress: Arc<Egress>,
-    /// What is configured about that.
-    pub reach: Arc<crate::config::Egress>,
+    pub reach: Arc<ArcSwap<Reach>>,
     /// Who may go where.
     pub policy: Arc<ArcSwap<Policy>>,
     /// Most paths.
@@ -177,13 +177,14 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Restored)> {
             let id = plane.add_socket(listener_id(index), listener.module, socket);
             sockets.push((id, watched));
         }
+        let intake = Rc::new(listener.intake);
         for stream in listener.streams {
             stream.set_nonblocking(true)?;
             let source = Source {
                 listener: index,
                 origin: Rc::new(listener.origin.clone()),
             };
-            streams.push((source, TcpListener::from_std(stream)?));
+            streams.push((source, TcpListener::from_std(stream)?, intake.clone()));
         }
         listeners.push(Listener {
             origin: listener.origin,
@@ -223,15 +224,14 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Restored)> {
     let ground = Rc::new(Ground::new(Driver::new(parts, now)));
     let shared = Streams::new(
         ground.clone(),
-        Connector::new(setup.egress),
         setup.reach,
         setup.policy,
         Pool::new(PoolConfig::default()),
         DatagramPool::new(entropy),
         metrics,
     );
-    for (source, listener) in streams {
-        let task = tokio::task::spawn_local(accept(shared.clone(), source, listener));
+    for (source, listener, intake) in streams {
+        let task = tokio::task::spawn_local(accept(shared.clone(), source, listener, intake));
         shared.handover.accepts(task.abort_handle());
     }
     let runner = Runner::new(ground, shared, sockets, tun, inbox, answers, upkeep);

@@ -126,7 +126,7 @@ fn metrics() -> Arc<Metrics> {
     let labels = Labels {
         protocols: vec![ProtocolLabels {
             name: descriptor.name,
-            drop_reasons: descriptor.drop_reasons,
+            drop_reasons: descriptor.drop_reasons.to_vec(),
             events: descriptor.counters,
         }],
         ..Labels::default()
@@ -136,9 +136,12 @@ fn metrics() -> Arc<Metrics> {
 
 /// The part of a group of sockets that is one shard's.
 /// How targets would be reached: as the embedded default says.
-fn reach() -> Arc<crate::config::Egress> {
+fn reach() -> Arc<ArcSwap<Reach>> {
     let config = crate::config::Config::load(None, sluice_registry::MODULES).unwrap();
-    Arc::new(config.egress)
+    Arc::new(ArcSwap::from_pointee(Reach {
+        egress: sluice_egress::Egress::new(Default::default(), None).unwrap(),
+        config: config.egress,
+    }))
 }
 
 fn listener(
@@ -151,6 +154,7 @@ fn listener(
     let seed = 2 + u64::from(shard.0);
     ListenerSetup {
         streams: Vec::new(),
+        intake: Intake::default(),
         origin: Origin {
             protocol: "l2tp",
             listener: "test".into(),
@@ -202,7 +206,6 @@ impl Gateway {
                 .iter()
                 .filter(|tunnel| tunnel.origin.shard == shard);
             let setup = Setup {
-                egress: sluice_egress::Egress::new(Default::default(), None).unwrap(),
                 reach: reach(),
                 policy: Arc::default(),
                 shard,

@@ -1,7 +1,8 @@
 //! Relays of datagrams that connections ask for (SOCKS UDP ASSOCIATE).
 
+use super::tally::Tally;
 use super::task::IDLE_DATAGRAMS;
-use super::way::{Question, way};
+use super::way::Question;
 use super::{Source, Streams};
 use sluice_auth::Host;
 use sluice_dataplane::relay::datagrams::{
@@ -29,14 +30,14 @@ impl Resolve for Targets {
         match target.host {
             Host::Address(address) => Decision::Now(judge(&question, SocketAddr::new(address, port))),
             Host::Name(name) => {
-                let (streams, asker, ipv4) = (self.streams.clone(), self.asker, self.ipv4);
+                let (out, asker, ipv4) = (self.streams.out(), self.asker, self.ipv4);
                 Decision::Later(Box::pin(async move {
                     match question.name(&name, port) {
                         Ok(Named::Resolve) => {}
                         Ok(Named::Forward(_)) => return Err(Refusal::Upstream),
                         Err(_) => return Err(Refusal::Denied),
                     }
-                    let found = streams.addresses(&name, asker).await;
+                    let found = out.addresses(&name, asker).await;
                     first(&question, found.map_err(|_| Refusal::Failed)?, port, ipv4)
                 }))
             }
@@ -88,9 +89,7 @@ pub(super) fn open(
     make: Box<dyn Fn() -> Question>,
     asker: u64,
 ) -> Result<(DatagramRelay, SocketAddr), ChannelFailure> {
-    let question = make();
-    // No upstream takes datagrams, and those that would have to go through one must not go without it.
-    if question.is_hopeless() || way(&question.effects_of_unknown()).upstream.is_some() {
+    if make().is_hopeless() {
         return Err(ChannelFailure::Denied);
     }
     let (targets, options) = equipment(streams, local, make, asker);
@@ -122,7 +121,7 @@ pub(super) fn resume(
 }
 
 fn told(streams: &Streams, bound: SocketAddr) -> SocketAddr {
-    let external = streams.external(bound.ip());
+    let external = streams.out().external(bound.ip());
     SocketAddr::new(external.unwrap_or(bound.ip()), bound.port())
 }
 
@@ -133,7 +132,8 @@ fn equipment(
     make: Box<dyn Fn() -> Question>,
     asker: u64,
 ) -> (Rc<dyn Resolve>, Options) {
-    let ports = streams.reach.udp_ports.as_ref();
+    let out = streams.out();
+    let ports = out.reach.config.udp_ports.as_ref();
     let ports = ports.and_then(|ports| Ports::new(*ports.0.start(), *ports.0.end()));
     let effects = make().effects_of_unknown();
     let options = Options {
@@ -157,13 +157,19 @@ fn equipment(
 /// Starts a relay, and shows the engine what it carries.
 pub(super) fn start(
     streams: &Rc<Streams>,
+    source: &Source,
     connection: &super::super::Connection,
     session: LocalRef,
     relay: DatagramRelay,
 ) -> Relaying {
     let handle = relay.handle();
     let meter = handle.clone();
-    let carried = Rc::new(move || carried(&meter.stats()));
+    let tally = Tally::new(streams, source, carried(&meter.stats()));
+    let carried = Rc::new(move || {
+        let stats = meter.stats();
+        tally.dropped(&stats.drops);
+        tally.carried(carried(&stats))
+    });
     streams
         .ground
         .with(|driver, _| driver.set_carried(connection, session, carried));

@@ -36,6 +36,7 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Default)]
 pub(in super::super) struct Handover {
     accepting: RefCell<Vec<AbortHandle>>,
+    begun: Cell<bool>,
     /// Tasks that send their last bytes.
     pub(super) finishing: Cell<usize>,
     left: RefCell<Vec<KeptConnection>>,
@@ -56,6 +57,11 @@ impl Handover {
         self.accepting.borrow_mut().push(task);
     }
 
+    /// Whether no connection is taken in any more.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.get()
+    }
+
     /// Notes what there is of a connection.
     pub(super) fn leave(&self, connection: KeptConnection) {
         self.left.borrow_mut().push(connection);
@@ -66,6 +72,7 @@ impl Streams {
     /// Stops all connections, and gives what the next worker needs to go on with them.
     pub(in super::super) async fn hand_over(&self) -> Vec<KeptConnection> {
         let unsettled = || self.ground.with(|driver, now| driver.unsettled(now).len());
+        self.handover.begun.set(true);
         for task in self.handover.accepting.take() {
             task.abort();
         }

@@ -4,6 +4,8 @@ mod handover;
 
 use super::super::{Ask, Connection};
 use super::datagrams;
+use super::out::Out;
+use super::tally::Tally;
 use super::way::{Question, way};
 use super::{Source, Streams};
 use bytes::{Buf, Bytes, BytesMut};
@@ -313,7 +315,7 @@ impl Task {
         let local = self.peer.local.ip().to_canonical();
         match datagrams::open(&self.streams, spec, local, questions, asker) {
             Ok((relay, local)) => {
-                let running = datagrams::start(&self.streams, &self.connection, session, relay);
+                let running = datagrams::start(&self.streams, &self.source, &self.connection, session, relay);
                 self.other = Some(Other {
                     channel,
                     opening: None,
@@ -350,7 +352,7 @@ impl Task {
     fn connect(&self, profile: Option<Rc<Profile>>, target: Target) -> Opening {
         let asker = self.asker(profile.as_deref());
         let question = self.question(profile, Command::Connect);
-        let (streams, peer) = (self.streams.clone(), self.peer);
+        let (out, peer) = (self.streams.out(), self.peer);
         let origin = self.source.origin.clone();
         Box::pin(async move {
             let request = Request {
@@ -361,9 +363,9 @@ impl Task {
                     source: peer.remote,
                     destination: peer.local,
                 }),
-                timeouts: streams.reach.timeouts,
+                timeouts: out.reach.config.timeouts,
             };
-            match streams.connector.connect(request).await {
+            match out.connector.connect(request).await {
                 Ok(connected) => {
                     // Asked for only where it is not known: of an upstream.
                     let remote = match (&connected.way.upstream, connected.address) {
@@ -391,28 +393,29 @@ impl Task {
     fn listen(&self, profile: Option<Rc<Profile>>, from: Target) -> Opening {
         let asker = self.asker(profile.as_deref());
         let question = self.question(profile, Command::Bind);
-        let (streams, local) = (self.streams.clone(), self.peer.local.ip().to_canonical());
+        let (out, local) = (self.streams.out(), self.peer.local.ip().to_canonical());
         Box::pin(async move {
             if question.is_hopeless() {
                 return Opened::Failed(ChannelFailure::Denied);
             }
-            let peers = match expected(&streams, &from, asker).await {
+            let peers = match expected(&out, &from, asker).await {
                 Ok(peers) => peers,
                 Err(failure) => return Opened::Failed(failure),
             };
             let spec = BindSpec {
                 listen: local,
-                ports: streams
+                ports: out
                     .reach
+                    .config
                     .bind_ports
                     .as_ref()
                     .map_or(0..=0, |ports| ports.0.clone()),
-                external: streams.external(local),
+                external: out.external(local),
                 peers,
                 way: &way(&question.effects_of_unknown()),
                 random: asker,
             };
-            match streams.connector.bind(spec) {
+            match out.connector.bind(spec) {
                 Ok(waiting) => Opened::Listening(Box::new(waiting), Box::new(question)),
                 Err(failed) => Opened::Failed(failed.failure),
             }
@@ -501,7 +504,8 @@ impl Task {
     /// Relays until it is over, or to be handed over.
     async fn run_relay(&mut self, session: LocalRef, relay: Running) {
         let meter = relay.handle.clone();
-        let carried = Rc::new(move || carried(meter.stats()));
+        let tally = Tally::new(&self.streams, &self.source, carried(meter.stats()));
+        let carried = Rc::new(move || tally.carried(carried(meter.stats())));
         self.streams
             .ground
             .look(|driver| driver.set_carried(&self.connection, session, carried));
@@ -593,11 +597,11 @@ async fn come(waiting: sluice_egress::Waiting, question: Question) -> Opened {
 }
 
 /// The addresses of whom a listening channel expects; none: anybody.
-async fn expected(streams: &Streams, from: &Target, asker: u64) -> Result<Vec<IpAddr>, ChannelFailure> {
+async fn expected(out: &Out, from: &Target, asker: u64) -> Result<Vec<IpAddr>, ChannelFailure> {
     match &from.host {
         Host::Address(address) if address.is_unspecified() => Ok(Vec::new()),
         Host::Address(address) => Ok(vec![*address]),
-        Host::Name(name) => streams.addresses(name, asker).await,
+        Host::Name(name) => out.addresses(name, asker).await,
     }
 }
 

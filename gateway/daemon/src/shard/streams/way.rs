@@ -102,13 +102,21 @@ impl Question {
         self.given_early(&self.policy.decide_unknown(&self.request()))
     }
 
-    /// Whether nothing unknown can make it allowed any more.
+    /// Whether nothing unknown can make it allowed any more. Asked of what goes through no upstream: whoever would have
+    /// to go through one must not go past it.
     pub(super) fn is_hopeless(&self) -> bool {
-        let denied = self.policy.decide_unknown(&self.request()).denied();
-        if let Some(decision) = &denied {
-            self.note(decision);
+        let early = self.policy.decide_unknown(&self.request());
+        if let Some(decision) = early.denied() {
+            self.note(&decision);
+        } else if let Some(Upstream::Named(name)) = self.given_early(&early).upstream {
+            *self.by.borrow_mut() = format!("upstream {name}, which takes connections alone");
+        } else {
+            return false;
         }
-        denied.is_some()
+        let (listener, client) = (&*self.source.origin.listener, self.client);
+        let (command, by) = (self.command.as_str(), self.by());
+        tracing::debug!(listener, %client, command, by, "a request is denied whatever its target");
+        true
     }
 }
 

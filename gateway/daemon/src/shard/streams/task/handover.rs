@@ -159,7 +159,7 @@ impl Task {
         let local = self.peer.local.ip().to_canonical();
         match datagrams::resume(&self.streams, *spec, parked, local, questions, asker) {
             Ok((relay, local)) => {
-                let running = datagrams::start(&self.streams, &self.connection, session, relay);
+                let running = datagrams::start(&self.streams, &self.source, &self.connection, session, relay);
                 self.other = Some(Other {
                     channel,
                     opening: None,
