@@ -628,3 +628,58 @@ upstream = "up"
         );
     }
 }
+
+#[test]
+fn first_bytes_go_with_the_syn_where_that_is_wanted() {
+    let rules = r#"
+[[listener]]
+name = "inner"
+protocol = "socks"
+addresses = ["127.0.0.1:1081"]
+fast_open = true
+[listener.socks]
+methods = ["none"]
+no_auth_from = ["127.0.0.0/8"]
+
+[[upstream]]
+name = "inner"
+protocol = "socks5"
+servers = ["127.0.0.1:1081"]
+fast_open = true
+
+[[rule]]
+name = "out"
+action = "allow"
+listeners = ["inner"]
+destinations = ["127.0.0.1"]
+ports = ["8000"]
+
+[[rule]]
+name = "in"
+action = "allow"
+listeners = ["socks"]
+domains = ["web.test"]
+upstream = "inner"
+"#;
+    let Some(case) = Case::start(rules) else { return };
+    case.namespace.sh("sysctl -qw net.ipv4.tcp_fastopen=3").unwrap();
+    let counted = |name: &str| {
+        let text = case.namespace.sh("cat /proc/net/netstat").unwrap();
+        let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let mut both = names.split(' ').zip(values.split(' '));
+        both.find(|(known, _)| *known == name)
+            .unwrap()
+            .1
+            .parse::<u64>()
+            .unwrap()
+    };
+    // The first connection brings the cookie that the others need.
+    for _ in 0..3 {
+        case.must_get("http://web.test:8000/file");
+    }
+    assert_eq!(
+        (counted("TCPFastOpenActive"), counted("TCPFastOpenPassive")),
+        (2, 2)
+    );
+}

@@ -43,6 +43,17 @@ pub enum SendProxy {
     V2,
 }
 
+impl SendProxy {
+    /// The word for it in the configuration and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SendProxy::Off => "off",
+            SendProxy::V1 => "v1",
+            SendProxy::V2 => "v2",
+        }
+    }
+}
+
 /// Limits that all sessions share which have something in common: their user, or their source. Each field that
 /// is `None` is left to whoever is asked next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

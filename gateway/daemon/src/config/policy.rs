@@ -206,15 +206,13 @@ fn read_upstream(section: &Section<'_>) -> Option<Upstream> {
 }
 
 fn read_send_proxy(section: &Section<'_>) -> Option<SendProxy> {
-    match section.text("send_proxy")?.as_str() {
-        "off" => Some(SendProxy::Off),
-        "v1" => Some(SendProxy::V1),
-        "v2" => Some(SendProxy::V2),
-        other => {
-            section.report("send_proxy", format!("must be one of off, v1, v2, not {other:?}"));
-            None
-        }
+    let word = section.text("send_proxy")?;
+    let mut all = [SendProxy::Off, SendProxy::V1, SendProxy::V2].into_iter();
+    let found = all.find(|choice| choice.as_str() == word);
+    if found.is_none() {
+        section.report("send_proxy", format!("must be one of off, v1, v2, not {word:?}"));
     }
+    found
 }
 
 /// Reads `rate_up` and `burst_up`, or those down. A quarter of a second's bytes are the burst where none is given.

@@ -489,6 +489,23 @@ async fn what_is_given_up_is_closed_and_counted() {
     assert_eq!(connector.count(Counter::GivenUp), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_way_says_how_long_reaching_an_address_may_take() {
+    // An upstream that accepts nobody, and so says nothing.
+    let (listener, at) = listen("127.0.0.1:0").await;
+    let connector = connector(|config| config.upstreams = vec![upstream("up", Speaks::Socks5, &[at])]);
+    let mut rules = by("up");
+    rules.way.timeout = Some(Duration::from_secs(2));
+    let start = Instant::now();
+    let failed = connector.to("192.0.2.9:80", &rules).await.unwrap_err();
+    assert_eq!(
+        (failed.failure, failed.cause),
+        (ChannelFailure::TimedOut, Cause::OverallTimeout)
+    );
+    assert_eq!(start.elapsed(), Duration::from_secs(2));
+    drop(listener);
+}
+
 #[tokio::test]
 async fn a_server_with_a_name_is_looked_up_without_being_judged() {
     let script = Script::start().await;

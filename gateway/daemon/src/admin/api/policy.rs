@@ -133,6 +133,10 @@ fn effects(effects: &Effects) -> BTreeMap<&'static str, String> {
         ("interface", effects.interface.as_ref().map(ToString::to_string)),
         ("fwmark", effects.fwmark.map(|mark| mark.to_string())),
         ("upstream", upstream),
+        (
+            "send_proxy",
+            effects.send_proxy.map(|sent| sent.as_str().to_owned()),
+        ),
         ("rate_up", effects.rate_up.map(rate)),
         ("rate_down", effects.rate_down.map(rate)),
         ("connect_timeout", effects.connect_timeout.map(seconds)),

@@ -166,6 +166,7 @@ burst_up = "1kB"
 burst_down = "64KiB"
 lifetime = "1s"
 per_user = { quota = "none", new_sessions_burst = 5, sessions = 0 }
+send_proxy = "v3"
 "#;
     let found = problems(text);
     let wanted = [
@@ -199,6 +200,7 @@ per_user = { quota = "none", new_sessions_burst = 5, sessions = 0 }
         "a.toml:35:22: rule[2].per_user.quota: there is no quota \"none\"",
         "a.toml:35:51: rule[2].per_user.new_sessions_burst: has no meaning without new_sessions_per_second",
         "a.toml:35:65: rule[2].per_user.sessions: must be a whole number from 1 to 1000000",
+        "a.toml:36:14: rule[2].send_proxy: must be one of off, v1, v2, not \"v3\"",
     ];
     for (found, wanted) in found.iter().zip(wanted) {
         assert_eq!(found, wanted);

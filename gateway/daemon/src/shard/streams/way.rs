@@ -108,7 +108,9 @@ impl Question {
         let early = self.policy.decide_unknown(&self.request());
         if let Some(decision) = early.denied() {
             self.note(&decision);
-        } else if let Some(Upstream::Named(name)) = self.given_early(&early).upstream {
+        } else if let Early::Final(decision) = &early
+            && let Some(Upstream::Named(name)) = self.given(decision).upstream
+        {
             *self.by.borrow_mut() = format!("upstream {name}, which takes connections alone");
         } else {
             return false;
@@ -176,4 +178,103 @@ fn leads_to_an_upstream(decision: &Decision<'_>) -> bool {
         .rule()
         .and_then(|found| found.rule.effects.upstream.as_ref());
     matches!(own, Some(Upstream::Named(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use sluice_auth::Host;
+    use sluice_core::Origin;
+    use sluice_spi::ShardId;
+    use std::time::Duration;
+
+    const UPSTREAM: &str =
+        "[[upstream]]\nname = \"up\"\nprotocol = \"socks5\"\nservers = [\"192.0.2.1:1080\"]\n";
+
+    fn question(rules: &str, command: Command) -> Question {
+        let listener = "[[listener]]\nprotocol = \"socks\"\naddresses = [\"127.0.0.1\"]\n";
+        let text = format!("{listener}{UPSTREAM}{rules}");
+        let config = Config::parse("a.toml", &text, sluice_registry::MODULES).unwrap();
+        let origin = Origin {
+            protocol: "socks",
+            listener: "socks".into(),
+            shard: ShardId(0),
+        };
+        let source = Source {
+            listener: 0,
+            origin: Rc::new(origin),
+        };
+        let client = "192.0.2.7".parse().unwrap();
+        Question::new(Arc::new(config.policy), source, client, None, command)
+    }
+
+    fn name(question: &Question) -> Result<Named, Denied> {
+        let Ok(Host::Name(name)) = Host::parse(b"host.example") else {
+            panic!("a name");
+        };
+        question.name(&name, 443)
+    }
+
+    #[test]
+    fn a_name_goes_to_an_upstream_only_where_a_rule_leads_there_for_certain() {
+        let through = "[[rule]]\nname = \"r\"\naction = \"allow\"\nports = [\"443\"]\nupstream = \"up\"\n\
+                       send_proxy = \"v2\"\nconnect_timeout = \"3s\"\nidle_timeout = \"9s\"\n";
+        let question = |rules: &str| question(rules, Command::Connect);
+        let certain = question(through);
+        let Ok(Named::Forward(way)) = name(&certain) else {
+            panic!("it is certain");
+        };
+        assert_eq!(way.upstream.as_deref(), Some("up"));
+        assert_eq!(
+            (way.header, way.timeout),
+            (Some(Version::V2), Some(Duration::from_secs(3)))
+        );
+        assert_eq!(certain.by(), "rule r");
+        let given = certain.effects_of_name(443);
+        assert_eq!(given.idle_timeout, Some(Duration::from_secs(9)));
+        for rules in [
+            // Another rule may turn out to hold for its addresses.
+            format!("[[rule]]\naction = \"deny\"\ndestinations = [\"192.0.2.0/24\"]\n{through}"),
+            // Only the gateway as a whole has an upstream.
+            "[policy]\nupstream = \"up\"\n[[rule]]\naction = \"allow\"\n".to_owned(),
+            "[policy]\nupstream = \"up\"\ndefault = \"allow\"\n".to_owned(),
+            // The rule says otherwise.
+            "[policy]\nupstream = \"up\"\n[[rule]]\naction = \"allow\"\nupstream = \"direct\"\n".to_owned(),
+        ] {
+            assert_eq!(name(&question(&rules)), Ok(Named::Resolve), "{rules}");
+        }
+        assert_eq!(name(&question("")), Err(Denied));
+        // Its addresses, once looked up, go there all the same.
+        let checked = question("[policy]\nupstream = \"up\"\n[[rule]]\naction = \"allow\"\n");
+        let way = checked.address("93.184.215.14:443".parse().unwrap()).unwrap();
+        assert_eq!(way.upstream.as_deref(), Some("up"));
+        assert_eq!(checked.address("10.0.0.1:443".parse().unwrap()), Err(Denied));
+    }
+
+    #[test]
+    fn what_upstreams_do_not_take_is_hopeless_where_all_must_go_there() {
+        for (rules, hopeless) in [
+            ("", true),
+            ("[[rule]]\naction = \"allow\"\n", false),
+            ("[[rule]]\naction = \"allow\"\nupstream = \"up\"\n", true),
+            (
+                "[policy]\nupstream = \"up\"\n[[rule]]\naction = \"allow\"\n",
+                true,
+            ),
+            // Some may go another way.
+            (
+                "[policy]\nupstream = \"up\"\n[[rule]]\naction = \"allow\"\nports = [\"53\"]\nupstream = \"direct\"\n",
+                false,
+            ),
+            (
+                "[[rule]]\naction = \"allow\"\nports = [\"53\"]\nupstream = \"up\"\n[[rule]]\naction = \"allow\"\n",
+                false,
+            ),
+        ] {
+            for command in [Command::Udp, Command::Bind] {
+                assert_eq!(question(rules, command).is_hopeless(), hopeless, "{rules}");
+            }
+        }
+    }
 }
