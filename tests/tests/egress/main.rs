@@ -1,191 +1,12 @@
 //! The way out of the gateway and the proxies in front of it, with programs that others wrote.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
-use serde_json::Value;
-use sluice_tests::rig::{Gateway, Namespace, Running, ready, wait_for};
+mod case;
+
+use case::{BASE, Case, LIMIT, OWN_WEB, connect};
+use sluice_tests::rig::{sh, wait_for};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(20);
-
-/// What the tests have in common. Rules and upstreams follow.
-const BASE: &str = r#"
-[gateway]
-name = "proxy"
-state_dir = "{dir}/state"
-shards = 1
-
-[[listener]]
-protocol = "socks"
-addresses = ["127.0.0.1:1080"]
-proxy_protocol_from = ["127.0.0.20/32"]
-proxy_protocol_timeout = "1s"
-fast_open = true
-[listener.socks]
-methods = ["none"]
-no_auth_from = ["127.0.0.0/8", "203.0.113.0/24", "2001:db8::/32"]
-
-[pools.default]
-ipv4 = ["10.64.0.0/24"]
-
-[egress.resolver]
-hosts_file = "{dir}/names/hosts"
-"#;
-
-const OWN_WEB: &str = r#"
-[[rule]]
-name = "own-web"
-action = "allow"
-destinations = ["127.0.0.0/8"]
-ports = ["8000", "9000", "9"]
-"#;
-
-/// A gateway with a configuration, and a web server that has a file.
-struct Case {
-    gateway: Gateway,
-    namespace: Namespace,
-    _web: Running,
-}
-
-impl Case {
-    fn start(rules: &str) -> Option<Self> {
-        if !ready() {
-            return None;
-        }
-        let namespace = Namespace::new("egress");
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir(directory.path().join("names")).unwrap();
-        std::fs::write(directory.path().join("names/hosts"), "127.0.0.1 web.test\n").unwrap();
-        std::fs::write(directory.path().join("file"), "hello").unwrap();
-        let gateway = Gateway::start_in(directory, &namespace, &format!("{BASE}{rules}"), &[]);
-        let mut web = namespace.command("python3");
-        web.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]);
-        web.arg(gateway.directory()).arg("8000");
-        let web = Running::start(web.stdout(Stdio::null()).stderr(Stdio::null()), None);
-        namespace.wait_listening(8000);
-        Some(Self {
-            gateway,
-            namespace,
-            _web: web,
-        })
-    }
-
-    /// A program of the namespace that listens on a port.
-    fn serve(&self, port: u16, program: &str, words: &[&str]) -> Running {
-        let mut command = self.namespace.command(tool(program));
-        let running = Running::start(
-            command.args(words).stdout(Stdio::null()).stderr(Stdio::null()),
-            None,
-        );
-        self.namespace.wait_listening(port);
-        running
-    }
-
-    /// A file of the case's directory.
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.gateway.directory().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-
-    /// curl's exit code with these words, what it downloaded, and what it said.
-    fn curl(&self, words: &[&str]) -> (i32, String, String) {
-        let mut command = self.namespace.command("curl");
-        command.args(["-sS", "--max-time", "15", "--noproxy", ""]);
-        let output = command.args(words).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (
-            output.status.code().unwrap(),
-            text(&output.stdout),
-            text(&output.stderr),
-        )
-    }
-
-    /// Gets the file through the gateway by a name.
-    #[track_caller]
-    fn must_get(&self, url: &str) {
-        let (code, text, said) = self.curl(&["-x", "socks5h://127.0.0.1:1080", url]);
-        assert_eq!(
-            (code, text.as_str()),
-            (0, "hello"),
-            "{said}\n{}",
-            self.gateway.log()
-        );
-    }
-
-    /// The code of the reply that a request for a URL gets.
-    #[track_caller]
-    fn refused(&self, url: &str) -> String {
-        let (code, _, said) = self.curl(&["-x", "socks5h://127.0.0.1:1080", url]);
-        assert_eq!(code, 97, "{said}");
-        said.trim()
-            .rsplit('(')
-            .next()
-            .unwrap()
-            .trim_matches([')', '.'])
-            .to_owned()
-    }
-
-    /// What ended last.
-    #[track_caller]
-    fn last(&self) -> Value {
-        let page = self
-            .gateway
-            .json(&["sessions", "list", "--history", "--limit", "1"]);
-        page["items"][0].clone()
-    }
-
-    /// Sums of the series that begin so.
-    fn metric(&self, token: &str, series: &str) -> f64 {
-        self.gateway.metric(token, series)
-    }
-
-    /// Connects to the gateway from an address, says something, and gives all that is answered.
-    fn say(&self, from: &str, said: &[&[u8]]) -> Vec<u8> {
-        let from = format!("{from}:0").parse().unwrap();
-        self.namespace.inside(|| {
-            let mut stream = connect(from, "127.0.0.1:1080".parse().unwrap());
-            for piece in said {
-                // The gateway may have closed already.
-                let _ = stream.write_all(piece);
-            }
-            stream.shutdown(std::net::Shutdown::Write).unwrap();
-            let mut told = Vec::new();
-            let _ = stream.read_to_end(&mut told);
-            told
-        })
-    }
-}
-
-/// A program that `make test-deps` fetched, or an installed one.
-fn tool(name: &str) -> PathBuf {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/tools")
-        .join(name);
-    let installed = Path::new("/usr/sbin").join(name);
-    [fetched, installed]
-        .into_iter()
-        .find(|path| path.exists())
-        .unwrap_or_else(|| name.into())
-}
-
-fn connect(from: std::net::SocketAddr, to: std::net::SocketAddr) -> TcpStream {
-    let socket = rustix::net::socket(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::STREAM,
-        None,
-    )
-    .unwrap();
-    rustix::net::bind(&socket, &from).unwrap();
-    rustix::net::connect(&socket, &to).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream
-}
+use std::net::{TcpListener, UdpSocket};
 
 /// A client's greeting and request for the file, and the rest that follows a good header.
 const REQUEST: &[u8] = b"\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01\x1f\x40GET /file HTTP/1.0\r\n\r\n";
@@ -682,4 +503,42 @@ upstream = "inner"
         (counted("TCPFastOpenActive"), counted("TCPFastOpenPassive")),
         (2, 2)
     );
+}
+
+#[test]
+fn a_gateway_without_descriptors_left_says_so_and_goes_on_later() {
+    let Some(case) = Case::start(OWN_WEB) else { return };
+    let token = case.gateway.token(&["read"]);
+    let keeper = case.gateway.pid();
+    let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+    let worker = children.split_whitespace().next().unwrap().to_owned();
+    let open = || std::fs::read_dir(format!("/proc/{worker}/fd")).unwrap().count();
+    let before = open();
+    let limit = |limit: usize| {
+        sh(&format!("prlimit --pid {worker} --nofile={limit}:")).unwrap();
+    };
+    limit(before + 4);
+    let to = "127.0.0.1:1080".parse().unwrap();
+    let held: Vec<_> = case.namespace.inside(|| {
+        (0..20)
+            .map(|_| connect("127.0.0.1:0".parse().unwrap(), to))
+            .collect()
+    });
+    wait_for("all descriptors to be in use", LIMIT, || {
+        case.gateway
+            .log()
+            .contains("no connection is accepted for now")
+            .then_some(())
+    });
+    // Those that wait are served as soon as there is room: none is lost.
+    limit(4096);
+    for mut stream in held {
+        stream.write_all(REQUEST).unwrap();
+        let mut told = Vec::new();
+        stream.read_to_end(&mut told).unwrap();
+        assert!(told.ends_with(b"hello"), "{told:?}");
+    }
+    let failed = "sluice_packets_dropped_total{protocol=\"socks\",reason=\"accept_failed\"}";
+    assert!(case.metric(&token, failed) >= 1.0);
+    case.must_get("http://web.test:8000/file");
 }
