@@ -468,3 +468,42 @@ async fn a_session_that_is_gone_holds_no_place_among_the_delayed() {
     );
     assert_eq!(front.held_back(), MAX_HELD_BACK);
 }
+
+#[tokio::test]
+async fn proven_names_need_an_account_and_no_password() {
+    let (_directory, local) = local();
+    let config = AuthenticatorConfig {
+        realms: RealmTable::new(
+            vec![Realm {
+                name: "realm.test".to_owned(),
+                strip: true,
+                ..Realm::default()
+            }],
+            None,
+            Default::default(),
+        )
+        .unwrap(),
+        ..prompt()
+    };
+    let (front, seen) = front(vec![local], config);
+    for (name, refusal) in [
+        ("bob", None),
+        ("bob@REALM.TEST", None),
+        ("bob@ELSEWHERE.TEST", Some(BadCredentials)),
+        ("nobody@REALM.TEST", Some(BadCredentials)),
+        ("old@REALM.TEST", Some(Expired)),
+        ("gone@REALM.TEST", Some(Disabled)),
+        ("pptp@REALM.TEST", Some(NotPermitted)),
+    ] {
+        let request = AuthRequest {
+            credentials: Credentials::Gssapi {
+                identity: Identity::parse(name.as_bytes()).unwrap(),
+            },
+            ..request("bob", "pw")
+        };
+        assert!(front.try_cached(&request, Instant::now(), noon()).is_none());
+        let answer = front.authenticate(&request, Instant::now(), noon()).await;
+        assert_eq!(answer.err(), refusal, "{name}");
+    }
+    assert_eq!(seen.0.lock().unwrap()[0], ("file", Ok(())));
+}

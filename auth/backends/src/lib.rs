@@ -5,8 +5,11 @@
 //! answers a reconnecting user within microseconds, and only else waits for [`Authenticator::authenticate`].
 
 mod chain;
+mod context_pool;
 mod credential_cache;
 mod generate;
+#[cfg(feature = "gssapi")]
+pub mod gssapi;
 mod hash_pool;
 mod local;
 mod replace;
@@ -19,6 +22,7 @@ pub use chain::{
     Answer, AuthObserver, Authenticator, AuthenticatorConfig, Backend, DEFAULT_FAILURE_DELAY, NO_BACKEND,
     Pending, Query,
 };
+pub use context_pool::ContextPool;
 pub use credential_cache::{CacheConfig, CredentialCache};
 pub use generate::{NoRandomness, generate_password};
 pub use hash_pool::{HashPool, HashPoolConfig, PoolError, hash_now};

@@ -7,6 +7,7 @@
 
 mod buckets;
 mod grants;
+pub mod gss;
 mod host;
 mod identity;
 mod password;

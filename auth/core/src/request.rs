@@ -8,13 +8,19 @@ use std::net::SocketAddr;
 pub enum Method {
     /// Password Authentication Protocol (RFC 1334).
     Pap,
+    /// A security context that stands (GSS-API, RFC 2743).
+    Gssapi,
 }
 
 impl Method {
+    /// All methods, for closed metric label sets.
+    pub const ALL: [Method; 2] = [Method::Pap, Method::Gssapi];
+
     /// The name used in metrics, logs and the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Method::Pap => "pap",
+            Method::Gssapi => "gssapi",
         }
     }
 }
@@ -29,13 +35,18 @@ pub enum Credentials {
         /// The password the peer gave.
         password: Secret,
     },
+    /// A name that is proven already: it is the initiator's of a security context that stands.
+    Gssapi {
+        /// The name.
+        identity: Identity,
+    },
 }
 
 impl Credentials {
     /// The name the peer claims.
     pub fn identity(&self) -> &Identity {
         match self {
-            Credentials::Pap { identity, .. } => identity,
+            Credentials::Pap { identity, .. } | Credentials::Gssapi { identity } => identity,
         }
     }
 
@@ -43,6 +54,7 @@ impl Credentials {
     pub fn method(&self) -> Method {
         match self {
             Credentials::Pap { .. } => Method::Pap,
+            Credentials::Gssapi { .. } => Method::Gssapi,
         }
     }
 }

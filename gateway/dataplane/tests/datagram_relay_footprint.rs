@@ -67,8 +67,9 @@ impl RelayCodec for Plain {
         })
     }
 
-    fn seal(&mut self, _: SocketAddr, payload: &[u8], out: &mut BytesMut) {
+    fn seal(&mut self, _: SocketAddr, payload: &[u8], out: &mut BytesMut) -> Result<(), DropReason> {
         out.extend_from_slice(payload);
+        Ok(())
     }
 
     fn overhead(&self) -> usize {

@@ -50,7 +50,14 @@ impl sluice_spi::RelayCodec for Nothing {
         Err(sluice_spi::DropReason("nothing"))
     }
 
-    fn seal(&mut self, _: SocketAddr, _: &[u8], _: &mut bytes::BytesMut) {}
+    fn seal(
+        &mut self,
+        _: SocketAddr,
+        _: &[u8],
+        _: &mut bytes::BytesMut,
+    ) -> Result<(), sluice_spi::DropReason> {
+        Ok(())
+    }
 
     fn overhead(&self) -> usize {
         0

@@ -108,6 +108,7 @@ fn established(reader: &mut Reader<'_>) -> Result<Established, CheckpointError> 
     let method = match reader.u8()? {
         method::NONE => AuthMethod::None,
         method::LOGIN => AuthMethod::Password,
+        method::GSSAPI => AuthMethod::Gssapi,
         _ => return Err(CheckpointError::Invalid("method")),
     };
     let command = Command::from_number(reader.u8()?).ok_or(CheckpointError::Invalid("command"))?;

@@ -170,8 +170,9 @@ impl RelayCodec for Codec {
         Ok(Target { host, port })
     }
 
-    fn seal(&mut self, from: SocketAddr, payload: &[u8], out: &mut BytesMut) {
+    fn seal(&mut self, from: SocketAddr, payload: &[u8], out: &mut BytesMut) -> Result<(), DropReason> {
         datagram::encode(from, payload, out);
+        Ok(())
     }
 
     fn overhead(&self) -> usize {

@@ -1,5 +1,9 @@
 //! Configuration of a SOCKS listener.
 
+mod gssapi;
+
+pub use gssapi::{Gssapi, Minimum};
+
 use crate::wire::{Command, method};
 use sluice_auth::IpPrefix;
 use sluice_spi::config::Section;
@@ -17,6 +21,8 @@ const MAX_PREFIXES: usize = 1000;
 pub enum AuthMethod {
     /// By name and password (RFC 1929).
     Password,
+    /// By a security context (RFC 1961).
+    Gssapi,
     /// Not at all, where [`Config::no_auth_from`] has the client's address.
     None,
 }
@@ -26,6 +32,7 @@ impl AuthMethod {
     pub fn number(self) -> u8 {
         match self {
             AuthMethod::Password => method::LOGIN,
+            AuthMethod::Gssapi => method::GSSAPI,
             AuthMethod::None => method::NONE,
         }
     }
@@ -37,6 +44,7 @@ impl FromStr for AuthMethod {
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "password" => Ok(AuthMethod::Password),
+            "gssapi" => Ok(AuthMethod::Gssapi),
             "none" => Ok(AuthMethod::None),
             _ => Err(()),
         }
@@ -68,6 +76,8 @@ pub struct Config {
     pub versions: Versions,
     /// Methods, the best first.
     pub methods: Vec<AuthMethod>,
+    /// How contexts are accepted; `None`: they are not.
+    pub gssapi: Option<Gssapi>,
     /// Clients that need not authenticate. SOCKS4 is served to them alone, for it has no passwords.
     pub no_auth_from: Vec<IpPrefix>,
     /// Commands served.
@@ -120,7 +130,7 @@ impl Config {
     /// | key | default | meaning |
     /// |---|---|---|
     /// | `versions` | `["5", "4"]` | `5`: SOCKS5; `4`: SOCKS4 and SOCKS4a |
-    /// | `methods` | `["password", "none"]` | of SOCKS5, the best first; `none` is for clients in `no_auth_from` only |
+    /// | `methods` | `["password", "none", "gssapi"]` | of SOCKS5, the best first; `none` is for clients in `no_auth_from` only, `gssapi` needs a keytab |
     /// | `no_auth_from` | none | prefixes of clients that need not authenticate; SOCKS4 is for them only |
     /// | `commands` | all | `connect`, `bind`, `udp_associate` |
     /// | `handshake_timeout` | 10s | 1s to 2m, from the connection to the end of the request |
@@ -129,6 +139,10 @@ impl Config {
     /// | `udp_fragments` | false | put parts of datagrams together (RFC 1928, 7: optional) |
     /// | `udp_fragment_timeout` | 5s | 5s (RFC 1928, 7: no less) to 1m |
     /// | `udp_fragment_bytes` | 65507 | 1 to 65507: longest payload put together |
+    /// | `gssapi_keytab` | none | file with the keys of the service; without it there is no GSS-API (RFC 1961) |
+    /// | `gssapi_principal` | `rcmd` | the service: `SERVICE`, `SERVICE@HOST`, or a principal; without a host any in the keytab |
+    /// | `gssapi_protection` | `integrity` | what clients have to ask for at least: `none`, `integrity`, `confidentiality` |
+    /// | `gssapi_nec` | false | take the protection level unwrapped too, as clients of NEC send it |
     /// | `udp_strict_client` | false | refuse UDP ASSOCIATE with another address than the client's, and hold it to its port |
     pub fn from_section(section: &Section<'_>) -> Self {
         let fragments = section.boolean("udp_fragments", false);
@@ -136,10 +150,12 @@ impl Config {
             timeout: section.duration("udp_fragment_timeout", seconds(5), seconds(5)..=seconds(60)),
             bytes: size(section, "udp_fragment_bytes", MAX_DATAGRAM, 1..=MAX_DATAGRAM),
         };
-        let (methods, no_auth_from) = authentication(section);
+        let gssapi = Gssapi::from_section(section);
+        let (methods, no_auth_from) = authentication(section, gssapi.is_some());
         Self {
             versions: versions(section),
             methods,
+            gssapi,
             no_auth_from,
             commands: commands(section),
             handshake_timeout: section.duration("handshake_timeout", seconds(10), seconds(1)..=seconds(120)),
@@ -187,9 +203,16 @@ fn commands(section: &Section<'_>) -> Vec<Command> {
     given.into_iter().map(|Word(command)| command).collect()
 }
 
-fn authentication(section: &Section<'_>) -> (Vec<AuthMethod>, Vec<IpPrefix>) {
-    let both = vec![AuthMethod::Password, AuthMethod::None];
-    let methods = list(section, "methods", "\"password\" or \"none\"", both);
+fn authentication(section: &Section<'_>, has_keytab: bool) -> (Vec<AuthMethod>, Vec<IpPrefix>) {
+    // Clients offer GSS-API whether or not they have a ticket: last of all, it is for those who have nothing else.
+    let mut all = vec![AuthMethod::Password, AuthMethod::None];
+    all.extend(has_keytab.then_some(AuthMethod::Gssapi));
+    let methods = list(section, "methods", "\"password\", \"gssapi\" or \"none\"", all);
+    match (methods.contains(&AuthMethod::Gssapi), has_keytab) {
+        (true, false) => section.report("methods", "\"gssapi\" needs gssapi_keytab"),
+        (false, true) => section.report("gssapi_keytab", "needs \"gssapi\" in methods"),
+        _ => {}
+    }
     let no_auth_from: Vec<IpPrefix> =
         section.list("no_auth_from", "an address or prefix such as 192.0.2.0/24");
     if no_auth_from.len() > MAX_PREFIXES {
@@ -261,7 +284,7 @@ mod tests {
 
     #[test]
     fn problems_name_their_keys() {
-        let text = "versions = []\nmethods = [\"gssapi\"]\nno_auth_from = [\"300.0.0.0\"]\ncommands = [\"ping\"]\n\
+        let text = "versions = []\nmethods = [\"kerberos\"]\nno_auth_from = [\"300.0.0.0\"]\ncommands = [\"ping\"]\n\
                     handshake_timeout = \"0s\"\nbind_timeout = \"1h\"\nearly_bytes = -1\n\
                     udp_fragment_timeout = \"4s\"\nudp_fragment_bytes = 65508\nudp_fragment = true\n";
         let problems = read("a", text, Config::from_section).unwrap_err();

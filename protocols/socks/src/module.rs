@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::machine::Connection;
 use crate::names::{counts, drops};
 use crate::wire::{VERSION4, VERSION5};
+use sluice_auth::gss::ContextKeys;
 use sluice_spi::config::Section;
 use sluice_spi::{
     Claim, Descriptor, Entropy, Factory, Front, Machine, Module, Open, OpenError, Resumption, ShardId,
@@ -23,7 +24,7 @@ static DESCRIPTOR: Descriptor = Descriptor {
     title: "SOCKS",
     transport: Transport::Tcp,
     default_port: PORT,
-    specifications: &["RFC 1928", "RFC 1929", "SOCKS4", "SOCKS4a"],
+    specifications: &["RFC 1928", "RFC 1929", "RFC 1961", "SOCKS4", "SOCKS4a"],
     resumption: Resumption::Connections,
     drop_reasons: drops::ALL,
     counters: counts::ALL,
@@ -69,6 +70,10 @@ impl Module for Socks {
 impl Factory for SocksFactory {
     fn front(&self, _: ShardId, _: Shards, _: Box<dyn Entropy>) -> Option<Box<dyn Front>> {
         None
+    }
+
+    fn context_keys(&self) -> Option<&ContextKeys> {
+        self.config.gssapi.as_ref().map(|gssapi| &gssapi.keys)
     }
 
     fn machine(

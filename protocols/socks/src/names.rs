@@ -33,6 +33,20 @@ reasons! {
     FRAGMENT_ORDER = "udp_fragment_order";
     /// A datagram whose parts are more than are kept.
     FRAGMENT_SIZE = "udp_fragment_size";
+    /// No frame of the GSS-API method, where there must be one; of datagrams, not exactly one.
+    GSSAPI_FRAME = "gssapi_frame";
+    /// A frame's token is none of the context's, or was changed.
+    GSSAPI_TOKEN = "gssapi_token";
+    /// A message can be read by others, which was agreed not to be.
+    GSSAPI_PROTECTION = "gssapi_protection";
+    /// A message came again, or, where there is an order, not in its turn.
+    GSSAPI_ORDER = "gssapi_order";
+    /// The client refused to go on, in the middle of its stream.
+    GSSAPI_ABORT = "gssapi_abort";
+    /// The client's stream ended within a frame.
+    GSSAPI_CUT = "gssapi_cut";
+    /// The context is over.
+    GSSAPI_EXPIRED = "gssapi_expired";
 }
 
 /// Names of other things counted.
@@ -86,6 +100,30 @@ pub(crate) mod counts {
         BIND_TIMEOUT = "bind_timeout";
         /// Clients that sent more than is kept before they were answered.
         EARLY_OVERFLOW = "early_overflow";
+        /// GSS-API: clients refused for a message that was none, or not the one to come.
+        GSSAPI_MESSAGE = "gssapi_message";
+        /// For a token that is none, or was changed.
+        GSSAPI_TOKEN = "gssapi_token";
+        /// For a clock that differs by too much.
+        GSSAPI_CLOCK_SKEW = "gssapi_clock_skew";
+        /// For a token that was used before.
+        GSSAPI_REPLAY = "gssapi_replay";
+        /// For a ticket that is not good any more; and contexts that were over while they were used.
+        GSSAPI_EXPIRED = "gssapi_expired";
+        /// As there is no key for their ticket.
+        GSSAPI_NO_KEY = "gssapi_no_key";
+        /// As nobody could check their token.
+        GSSAPI_UNAVAILABLE = "gssapi_unavailable";
+        /// For another reason of the library.
+        GSSAPI_OTHER = "gssapi_other";
+        /// For a protection level that is too low, or cannot be had.
+        GSSAPI_LEVEL = "gssapi_level";
+        /// For a request that came unprotected, again, or not in its turn.
+        GSSAPI_PROTECTION = "gssapi_protection";
+        /// The same, for its place.
+        GSSAPI_ORDER = "gssapi_order";
+        /// Clients that refused to go on themselves.
+        GSSAPI_CLIENT_ABORT = "gssapi_client_abort";
     }
 
     use super::{Command, Reply, v4};

@@ -138,7 +138,7 @@ fn contents_that_cannot_be_are_refused() {
     let (format, body) = open(&good).unwrap();
     // Key, two IPv4 addresses, version, method, command, then the target.
     let at = 4 + 2 * 7;
-    for (offset, value) in [(at, 4), (at, 6), (at + 1, 1), (at + 2, 9), (at + 2, 0), (4, 5)] {
+    for (offset, value) in [(at, 4), (at, 6), (at + 1, 3), (at + 2, 9), (at + 2, 0), (4, 5)] {
         let mut bytes = body.rest().to_vec();
         bytes[offset] = value;
         let refused = read(&seal(format, &bytes));

@@ -183,7 +183,9 @@ fn the_relay_has_a_codec_as_the_listener_says() {
     let codec = &mut node.relay(OTHER).codec;
     assert!(matches!(codec.open(&part, now), ClientDatagram::Drop(reason) if reason.0 == "udp_fragment"));
     let mut out = BytesMut::new();
-    codec.seal("192.0.2.1:53".parse().unwrap(), b"x", &mut out);
+    codec
+        .seal("192.0.2.1:53".parse().unwrap(), b"x", &mut out)
+        .unwrap();
     assert_eq!(out[..], [0, 0, 0, 1, 192, 0, 2, 1, 0, 53, b'x']);
     let mut node = common::node(&format!("{TRUSTING}udp_fragments = true\n"));
     say(&mut node, &associate(NOWHERE, 0));

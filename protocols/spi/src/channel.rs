@@ -118,6 +118,43 @@ pub enum JoinEnd {
     Lifetime,
     /// The gateway was told to end it.
     Asked,
+    /// The codec of the first channel could not go on, for this reason; both connections were reset.
+    Codec(DropReason),
+}
+
+/// Both directions of the bytes that a client exchanges with the gateway on a channel, where they are not payload as
+/// they are. Owned by the data plane and called with `&mut`.
+pub trait StreamCodec: Send {
+    /// Takes bytes from the client, cut anywhere, and appends the payload that is whole by now. What was given to an
+    /// earlier owner and is payload comes first, so that it may be called without bytes.
+    ///
+    /// # Errors
+    ///
+    /// Where the stream cannot go on.
+    fn open(&mut self, bytes: &[u8], payload: &mut Vec<u8>) -> Result<(), DropReason>;
+
+    /// Whether the client may end its stream now; an error is why not.
+    ///
+    /// # Errors
+    ///
+    /// Where something was begun and is not whole.
+    fn finish(&self) -> Result<(), DropReason>;
+
+    /// Appends what the client is sent for a payload of 1 to [`StreamCodec::largest`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// Where the stream cannot go on.
+    fn seal(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), DropReason>;
+
+    /// Most bytes that `seal` takes at once, at least 1.
+    fn largest(&self) -> usize;
+}
+
+impl fmt::Debug for dyn StreamCodec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StreamCodec")
+    }
 }
 
 /// A datagram from a client, taken apart.
@@ -147,7 +184,11 @@ pub trait RelayCodec: Send {
     fn target(&self, octets: &[u8]) -> Result<Target, DropReason>;
 
     /// Appends what the client is sent for a payload from a target.
-    fn seal(&mut self, from: SocketAddr, payload: &[u8], out: &mut BytesMut);
+    ///
+    /// # Errors
+    ///
+    /// Where nothing can be sent for it; nothing was appended then.
+    fn seal(&mut self, from: SocketAddr, payload: &[u8], out: &mut BytesMut) -> Result<(), DropReason>;
 
     /// Octets that `seal` adds at the most.
     fn overhead(&self) -> usize;

@@ -2,9 +2,10 @@
 
 use crate::{
     ChannelFailure, ChannelRef, Close, DropReason, Ended, JoinEnd, LocalRef, MachineKey, PathSpec,
-    PathUpdate, PeerAddr, RelaySpec, StreamEnd, Target, TerminateCause,
+    PathUpdate, PeerAddr, RelaySpec, StreamCodec, StreamEnd, Target, TerminateCause,
 };
 use bytes::Bytes;
+use sluice_auth::gss::{ContextFailure, ContextStep, Negotiation};
 use sluice_auth::{AuthRequest, Secret, Verdict};
 use std::net::SocketAddr;
 
@@ -38,6 +39,13 @@ pub enum Input<'a> {
         session: LocalRef,
         /// The answer.
         verdict: Verdict,
+    },
+    /// The answer to [`Event::ContextRequested`].
+    ContextAnswered {
+        /// The session that asked.
+        session: LocalRef,
+        /// What the token led to.
+        answer: Result<ContextStep, ContextFailure>,
     },
     /// Place a call to the peer of this tunnel.
     Originate {
@@ -173,6 +181,15 @@ impl Refusal {
     }
 }
 
+/// A token for a security context (GSS-API, RFC 2743), for whoever has the keys of [`crate::Factory::context_keys`].
+#[derive(Debug)]
+pub struct ContextRequest {
+    /// What came of the tokens before; `None`: it is the first.
+    pub negotiation: Option<Box<dyn Negotiation>>,
+    /// The token, at most [`sluice_auth::gss::MAX_TOKEN`] octets.
+    pub token: Vec<u8>,
+}
+
 /// Kinds of session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionKind {
@@ -270,6 +287,13 @@ pub enum Event {
         /// The question.
         request: Box<AuthRequest>,
     },
+    /// A session's peer has sent a token for its security context; answer with [`Input::ContextAnswered`].
+    ContextRequested {
+        /// The session.
+        session: LocalRef,
+        /// The token.
+        request: Box<ContextRequest>,
+    },
     /// A session is established. Sent once in its life.
     SessionUp {
         /// The session.
@@ -350,6 +374,8 @@ pub enum Event {
         second: ChannelRef,
         /// What came in on the first channel already and is for the second.
         early: Bytes,
+        /// What the bytes of the first channel go through, `early` included; `None`: they are payload as they are.
+        codec: Option<Box<dyn StreamCodec>>,
     },
     /// Established state changed in a way a restart must not forget: ask [`crate::Machine::checkpoint`].
     CheckpointDue,

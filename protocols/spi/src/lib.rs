@@ -21,11 +21,13 @@ pub mod wire;
 
 pub use cause::{Ended, TerminateCause};
 pub use channel::{
-    ChannelFailure, ChannelRef, ClientDatagram, Close, JoinEnd, RelayCodec, RelaySpec, StreamEnd, Target,
+    ChannelFailure, ChannelRef, ClientDatagram, Close, JoinEnd, RelayCodec, RelaySpec, StreamCodec,
+    StreamEnd, Target,
 };
 pub use entropy::{Entropy, random_bytes, random_u16, random_u32, random_u64};
 pub use event::{
-    CallInfo, Direction, Event, Fact, Input, Originate, Refusal, SessionKind, Severity, TunnelInfo,
+    CallInfo, ContextRequest, Direction, Event, Fact, Input, Originate, Refusal, SessionKind, Severity,
+    TunnelInfo,
 };
 pub use ids::{LocalRef, MachineKey, PathKey, PathRef, PeerAddr, ShardId, Shards};
 pub use machine::{Accepted, Factory, Fault, Front, Machine, Open, OpenError, Route, Transmit, Via};

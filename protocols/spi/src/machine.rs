@@ -6,6 +6,7 @@ use crate::{
     TerminateCause, TunnelInfo,
 };
 use bytes::{Bytes, BytesMut};
+use sluice_auth::gss::ContextKeys;
 use std::time::Instant;
 
 /// Where a transmitted packet goes.
@@ -88,6 +89,12 @@ pub trait Factory: Send + Sync {
     /// protocols.
     fn front(&self, shard: ShardId, shards: Shards, entropy: Box<dyn Entropy>) -> Option<Box<dyn Front>>;
 
+    /// With which keys the security contexts of its machines are accepted ([`Event::ContextRequested`]); `None`: they
+    /// ask for none.
+    fn context_keys(&self) -> Option<&ContextKeys> {
+        None
+    }
+
     /// A machine that does not come from a front.
     fn machine(
         &self,
@@ -167,6 +174,12 @@ pub trait Machine: Send {
     /// All that is needed to go on after a restart, in the envelope of [`crate::checkpoint`]; `None` while
     /// nothing is established. Times are stored as what remains, never as instants.
     fn checkpoint(&self, now: Instant) -> Option<Bytes>;
+
+    /// Whether nothing that could be kept of it would let another process go on, as it has keys that cannot leave
+    /// this one. It ends with the worker.
+    fn is_bound(&self) -> bool {
+        false
+    }
 
     /// End the tunnel with all its sessions, telling the peer.
     fn close(&mut self, cause: TerminateCause, now: Instant);

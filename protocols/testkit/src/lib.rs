@@ -7,6 +7,7 @@
 
 mod clock;
 pub mod contract;
+pub mod gss;
 pub mod lac;
 pub mod link;
 pub mod log;

@@ -92,6 +92,13 @@ pub enum Seen {
         /// Where the client says it will send from.
         client: SocketAddr,
     },
+    /// A token for a security context came ([`Event::ContextRequested`]).
+    ContextRequested {
+        /// The session.
+        session: LocalRef,
+        /// The token.
+        token: Vec<u8>,
+    },
     /// A machine could not go on.
     Fault(String),
     /// A drained machine was dropped.

@@ -4,15 +4,19 @@
 //! The node watches that the machine keeps the contract: it sends only through channels that are open and not joined,
 //! names each channel once, closes each once, leaves none open when it is drained, and every drain ends.
 
+mod joins;
+
 use crate::log::{Log, Seen};
 use crate::node::DRAIN_BOUND;
 use crate::vectors::to_hex;
 use crate::{Clock, Policy, Seeded, memory};
 use bytes::{Bytes, BytesMut};
 use sluice_auth::Verdict;
+use sluice_auth::gss::{ContextFailure, ContextStep};
 use sluice_spi::{
     ChannelFailure, ChannelRef, Direction, Event, Factory, Input, JoinEnd, LocalRef, Machine, MachineKey,
-    Open, OpenError, PeerAddr, Refusal, RelaySpec, ShardId, StreamEnd, Target, TerminateCause, Via,
+    Open, OpenError, PeerAddr, Refusal, RelaySpec, ShardId, StreamCodec, StreamEnd, Target, TerminateCause,
+    Via,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -129,6 +133,7 @@ impl Channel {
 enum Answer {
     Admission(LocalRef, Result<(), Refusal>),
     Verdict(LocalRef, Verdict),
+    Context(LocalRef, Result<ContextStep, ContextFailure>),
     Channel(ChannelRef, Outcome),
 }
 
@@ -146,6 +151,10 @@ pub struct StreamNode {
     machine: Option<Box<dyn Machine>>,
     channels: BTreeMap<ChannelRef, Channel>,
     joins: BTreeMap<LocalRef, (ChannelRef, ChannelRef)>,
+    /// What the bytes of joined channels go through.
+    codecs: BTreeMap<ChannelRef, Box<dyn StreamCodec>>,
+    /// What was given to a join and was not passed yet.
+    early: Option<(ChannelRef, Bytes)>,
     answers: BTreeMap<(Instant, u64), Answer>,
     asked: u64,
 }
@@ -167,6 +176,8 @@ impl StreamNode {
             machine: Some(machine),
             channels: BTreeMap::from([(ChannelRef::FIRST, Channel::new(Stage::Open))]),
             joins: BTreeMap::new(),
+            codecs: BTreeMap::new(),
+            early: None,
             answers: BTreeMap::new(),
             asked: 0,
         };
@@ -261,10 +272,7 @@ impl StreamNode {
 
     /// A joined session comes apart.
     pub fn part(&mut self, session: LocalRef, end: JoinEnd) {
-        let (first, second) = self.joins.remove(&session).expect("a joined session");
-        for channel in [first, second] {
-            self.channels.get_mut(&channel).expect("a channel").stage = Stage::Closed;
-        }
+        self.separate(session);
         self.input(Input::JoinEnded { session, end });
     }
 
@@ -383,9 +391,12 @@ impl StreamNode {
                     session,
                     first,
                     second,
-                    early: _,
+                    ..
                 }) => writeln!(text, "Join {session:?} {first:?} {second:?}"),
                 Seen::Event(event) => writeln!(text, "{event:?}"),
+                Seen::ContextRequested { token, .. } => {
+                    writeln!(text, "ContextRequested {}", to_hex(token))
+                }
                 Seen::RelayOpened { client, .. } => writeln!(text, "OpenRelay {client}"),
                 _ => Ok(()),
             };
@@ -400,7 +411,7 @@ impl StreamNode {
     /// Carries out everything that is due now: answers, bytes that the machine wants, ends of streams.
     fn settle(&mut self) {
         for _ in 0..MAX_STEPS {
-            if !self.answer() && !self.read() {
+            if !self.answer() && !self.read() && !self.pass_joined() {
                 return;
             }
         }
@@ -418,6 +429,7 @@ impl StreamNode {
         let input = match answer {
             Answer::Admission(session, verdict) => Input::Admission { session, verdict },
             Answer::Verdict(session, verdict) => Input::AuthVerdict { session, verdict },
+            Answer::Context(session, answer) => Input::ContextAnswered { session, answer },
             Answer::Channel(channel, outcome) => {
                 let entry = self.channels.get_mut(&channel).expect("a channel");
                 match (entry.stage, outcome) {
@@ -457,10 +469,6 @@ impl StreamNode {
         };
         for (&name, channel) in &mut self.channels {
             let take = channel.unread.len().min(READ);
-            if channel.stage == Stage::Joined {
-                channel.passed.extend(channel.unread.drain(..));
-                continue;
-            }
             if channel.stage != Stage::Open
                 || !machine.wants_bytes(name) && channel.ended != Some(StreamEnd::Reset)
             {
@@ -573,6 +581,25 @@ impl StreamNode {
                 });
                 return;
             }
+            Event::ContextRequested { session, request } => {
+                return self.context_requested(session, *request);
+            }
+            Event::Join {
+                session,
+                first,
+                second,
+                early,
+                codec,
+            } => {
+                self.join(session, first, second, &early, codec);
+                Event::Join {
+                    session,
+                    first,
+                    second,
+                    early,
+                    codec: None,
+                }
+            }
             event => event,
         };
         match &event {
@@ -604,36 +631,12 @@ impl StreamNode {
                 self.joins
                     .retain(|_, (first, second)| first != channel && second != channel);
             }
-            Event::Join {
-                session,
-                first,
-                second,
-                early,
-            } => self.join(*session, *first, *second, early),
             Event::InstallPath { .. } | Event::UpdatePath { .. } | Event::RemovePath { .. } => {
                 panic!("this node has no paths: {event:?}");
             }
             _ => {}
         }
         self.record(Seen::Event(event));
-    }
-
-    fn join(&mut self, session: LocalRef, first: ChannelRef, second: ChannelRef, early: &Bytes) {
-        assert_ne!(first, second);
-        for channel in [first, second] {
-            let entry = self
-                .channels
-                .get_mut(&channel)
-                .expect("it joins channels that it has");
-            assert_eq!(entry.stage, Stage::Open, "it joins {channel:?}");
-            entry.stage = Stage::Joined;
-        }
-        self.channels
-            .get_mut(&first)
-            .expect("a channel")
-            .passed
-            .extend_from_slice(early);
-        assert!(self.joins.insert(session, (first, second)).is_none());
     }
 
     fn wish(&mut self, channel: ChannelRef, wish: Wish) {

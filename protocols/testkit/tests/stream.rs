@@ -171,6 +171,7 @@ impl Machine for ToyMachine {
                         first: ChannelRef::FIRST,
                         second: OTHER,
                         early: early.into(),
+                        codec: None,
                     },
                 ]);
             }

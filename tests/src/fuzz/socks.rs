@@ -26,7 +26,7 @@ const JOIN_ENDS: [JoinEnd; 4] = [
     JoinEnd::Idle,
 ];
 
-fn factory(text: &str) -> SocksFactory {
+pub(super) fn factory(text: &str) -> SocksFactory {
     SocksFactory::new(config::read("fuzz", text, Config::from_section).expect("a configuration"))
 }
 
@@ -50,15 +50,17 @@ fn run(data: &[u8]) -> StreamNode {
         "udp_fragments = true\nudp_strict_client = true\n"
     };
     let factory = factory(&format!("{trusting}{udp}early_bytes = 16\n"));
-    let peer = PeerAddr {
-        remote: SocketAddr::from(([192, 0, 2, 50], 50_000)),
-        local: SocketAddr::from(([192, 0, 2, 1], 1080)),
-    };
-    let mut node = StreamNode::accept(&factory, peer);
+    let mut node = StreamNode::accept(&factory, peer());
     answer(&mut node, answers);
     while !program.is_over() && !node.is_gone() {
         step(&mut node, &factory, &mut program);
     }
+    rest(&mut node);
+    node
+}
+
+/// Looks that nothing is left of a client that fell silent and whose connection ended.
+pub(super) fn rest(node: &mut StreamNode) {
     node.pass(SILENCE);
     for session in node.joined() {
         node.part(session, JoinEnd::Finished);
@@ -68,11 +70,17 @@ fn run(data: &[u8]) -> StreamNode {
     }
     assert!(node.is_gone(), "something is left:\n{}", node.log.text());
     node.log.check_order(true);
-    node
+}
+
+pub(super) fn peer() -> PeerAddr {
+    PeerAddr {
+        remote: SocketAddr::from(([192, 0, 2, 50], 50_000)),
+        local: SocketAddr::from(([192, 0, 2, 1], 1080)),
+    }
 }
 
 /// What the gateway answers, by the bits of a number.
-fn answer(node: &mut StreamNode, bits: u8) {
+pub(super) fn answer(node: &mut StreamNode, bits: u8) {
     let after = Duration::from_millis(u64::from(bits >> 6) * 100);
     node.policy.admission_delay = after;
     node.policy.judging_delay = after;
@@ -149,10 +157,7 @@ pub fn socks_datagram(data: &[u8]) {
     }
     let mut node = StreamNode::accept(
         &factory("no_auth_from = [\"192.0.2.0/24\"]\nudp_fragments = true\nudp_fragment_bytes = 100\n"),
-        PeerAddr {
-            remote: SocketAddr::from(([192, 0, 2, 50], 50_000)),
-            local: SocketAddr::from(([192, 0, 2, 1], 1080)),
-        },
+        peer(),
     );
     node.give(CLIENT, &[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0]);
     let codec = &mut node.relay(ChannelRef(1)).codec;
@@ -174,7 +179,7 @@ pub fn socks_datagram(data: &[u8]) {
         {
             let from = SocketAddr::new(address, target.port);
             let mut out = BytesMut::new();
-            codec.seal(from, b"x", &mut out);
+            codec.seal(from, b"x", &mut out).expect("a datagram");
             assert!(out.len() <= 1 + codec.overhead());
             let sealed = datagram::decode(&out).expect("what was sealed");
             assert_eq!((sealed.payload, sealed.port), (&b"x"[..], target.port));

@@ -118,6 +118,10 @@ pub(super) fn is_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_')
 }
 
+/// What a gateway says that was built without the Kerberos library.
+const WITHOUT_GSSAPI: &str =
+    "this gateway was built without GSS-API: build it with the cargo feature gssapi, or leave the key out";
+
 /// What [`is_name`] accepts, in words.
 pub(super) const NAME_RULE: &str = "must be 1 to 64 of the characters a-z, 0-9, - and _";
 
@@ -178,7 +182,11 @@ fn read_one(
         return None;
     };
     let descriptor = module.descriptor();
-    let factory = module.configure(&section.section(descriptor.name));
+    let own = section.section(descriptor.name);
+    let factory = module.configure(&own);
+    if factory.context_keys().is_some() && !cfg!(feature = "gssapi") {
+        own.report("gssapi_keytab", WITHOUT_GSSAPI);
+    }
     if addresses.is_empty() && !section.has("addresses") {
         section.report(
             "addresses",

@@ -331,3 +331,28 @@ fn what_makes_no_sense_of_proxies_is_reported() {
     let error = Config::parse("a.toml", text, sluice_registry::MODULES).unwrap_err();
     assert!(error.to_string().contains("fast_open"), "{error}");
 }
+
+/// Only a gateway with the library can do anything with keys.
+#[test]
+fn keys_need_a_gateway_that_was_built_for_them() {
+    let text = "[[listener]]\nprotocol = \"socks\"\naddresses = [\"127.0.0.1\"]\n\
+                [listener.socks]\ngssapi_keytab = \"/etc/sluice/socks.keytab\"\n";
+    let is_built = cfg!(feature = "gssapi");
+    match Config::parse("a.toml", text, sluice_registry::MODULES) {
+        Ok(config) => {
+            assert!(is_built, "it has no library");
+            let keys = config.listeners[0].factory.context_keys().unwrap();
+            assert_eq!(keys.keytab, Path::new("/etc/sluice/socks.keytab"));
+            let sandbox = crate::sandbox::SandboxConfig::new(&config);
+            assert!(sandbox.read.contains(&"/etc/sluice".into()), "{sandbox:?}");
+        }
+        Err(error) => {
+            assert!(!is_built, "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("gssapi_keytab") && text.contains("cargo feature gssapi"),
+                "{text}"
+            );
+        }
+    }
+}

@@ -52,10 +52,22 @@ impl SandboxConfig {
             .flat_map(|tls| [tls.certificate.as_path(), tls.key.as_path()]);
         Self {
             layers: config.sandbox,
-            read: directories(None, source.into_iter().chain(tls).chain(names)),
+            read: directories(
+                None,
+                source.into_iter().chain(tls).chain(names).chain(keytabs(config)),
+            ),
             write: directories(Some(&config.gateway.state_dir), changed.map(PathBuf::as_path)),
         }
     }
+}
+
+/// The keytabs of listeners.
+fn keytabs(config: &Config) -> impl Iterator<Item = &Path> {
+    let keys = config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.factory.context_keys());
+    keys.map(|keys| keys.keytab.as_path())
 }
 
 /// The files that say where and what names are, and what they are where they are links: often another program keeps

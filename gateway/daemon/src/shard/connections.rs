@@ -10,7 +10,7 @@ use sluice_auth::{Profile, RejectReason};
 use sluice_core::{Now, SessionId};
 use sluice_spi::{
     ChannelRef, Close, Event, Input, LocalRef, MachineKey, Open, OpenError, PathStats, PeerAddr, RelaySpec,
-    Target,
+    StreamCodec, Target,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -76,6 +76,8 @@ pub enum Ask {
         second: ChannelRef,
         /// What came in on the first for the second.
         early: Bytes,
+        /// What the bytes of the first go through, `early` included.
+        codec: Option<Box<dyn StreamCodec>>,
     },
 }
 
@@ -278,12 +280,14 @@ impl<P: Plane> Driver<P> {
                 first,
                 second,
                 early,
+                codec,
             } => of(local).map(|(session, _)| Ask::Join {
                 session,
                 local,
                 first,
                 second,
                 early,
+                codec,
             }),
             _ => None,
         };

@@ -1,9 +1,11 @@
 //! The shard's way to the authentication backends.
 
-use super::{Authority, Ticket};
+use super::contexts::unavailable;
+use super::{Acceptance, Authority, ContextAnswer, Ticket};
 use sluice_auth::{AuthRequest, Profile, RejectReason};
 use sluice_auth_backends::Authenticator;
 use sluice_core::Now;
+use sluice_spi::ContextRequest;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc};
@@ -14,23 +16,37 @@ pub const MAX_OPEN: usize = 10_000;
 /// (RFC 1334, 2.2.1 leaves the counts to the implementation; pppd sends ten).
 pub const VERDICT_TIME: Duration = Duration::from_secs(20);
 
+/// The answer to a question.
+#[derive(Debug)]
+pub enum Answer {
+    /// To one about somebody's proof.
+    Profile(Result<Profile, RejectReason>),
+    /// To one about a token of a security context.
+    Context(ContextAnswer),
+}
+
 /// An answer for [`super::Driver::answer`].
-pub type Answered = (Ticket, Result<Profile, RejectReason>);
+pub type Answered = (Ticket, Answer);
 
 /// Asks an [`Authenticator`] on the tokio runtime it is used from, and sends answers to the shard's loop.
 pub struct Desk {
     authenticator: Arc<Authenticator>,
+    acceptance: Option<Arc<Acceptance>>,
     answers: mpsc::Sender<Answered>,
     open: Arc<Semaphore>,
 }
 
 impl Desk {
     /// A desk, and where its answers come out. Every open question has room for its answer.
-    pub fn new(authenticator: Arc<Authenticator>) -> (Self, mpsc::Receiver<Answered>) {
+    pub fn new(
+        authenticator: Arc<Authenticator>,
+        acceptance: Option<Arc<Acceptance>>,
+    ) -> (Self, mpsc::Receiver<Answered>) {
         let (answers, received) = mpsc::channel(MAX_OPEN);
         (
             Self {
                 authenticator,
+                acceptance,
                 answers,
                 open: Arc::new(Semaphore::new(MAX_OPEN)),
             },
@@ -54,7 +70,23 @@ impl Authority for Desk {
             let result = tokio::time::timeout(VERDICT_TIME, answer).await;
             let result = result.unwrap_or(Err(RejectReason::Unavailable));
             // Where the shard is gone, nobody waits for the answer.
-            let _ = answers.send((ticket, result)).await;
+            let _ = answers.send((ticket, Answer::Profile(result))).await;
+            drop(permit);
+        });
+        true
+    }
+
+    fn accept(&self, ticket: Ticket, listener: usize, request: Box<ContextRequest>) -> bool {
+        let Ok(permit) = self.open.clone().try_acquire_owned() else {
+            return false;
+        };
+        let (acceptance, answers) = (self.acceptance.clone(), self.answers.clone());
+        tokio::spawn(async move {
+            let answer = match &acceptance {
+                Some(acceptance) => acceptance.accept(listener, *request).await,
+                None => Err(unavailable("no listener has keys")),
+            };
+            let _ = answers.send((ticket, Answer::Context(answer))).await;
             drop(permit);
         });
         true
@@ -96,7 +128,7 @@ mod tests {
             ..AuthenticatorConfig::default()
         };
         let authenticator = Arc::new(Authenticator::new(Vec::new(), config, Arc::new(Unseen)));
-        let (desk, mut answers) = Desk::new(authenticator);
+        let (desk, mut answers) = Desk::new(authenticator, None);
         let now = Now {
             instant: Instant::now(),
             wall: SystemTime::now(),
@@ -116,8 +148,8 @@ mod tests {
         }
         let mut locals = Vec::new();
         for _ in 0..10 {
-            let (ticket, result) = answers.recv().await.unwrap();
-            assert!(result.is_err());
+            let (ticket, answer) = answers.recv().await.unwrap();
+            assert!(matches!(answer, Answer::Profile(Err(_))));
             locals.push(ticket.local.0);
         }
         locals.sort_unstable();
@@ -131,7 +163,7 @@ mod tests {
             ..AuthenticatorConfig::default()
         };
         let authenticator = Arc::new(Authenticator::new(Vec::new(), config, Arc::new(Unseen)));
-        let (desk, _answers) = Desk::new(authenticator);
+        let (desk, _answers) = Desk::new(authenticator, None);
         let session: SessionId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
         let ticket = Ticket {
             slot: 1,

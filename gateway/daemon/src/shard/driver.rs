@@ -6,7 +6,7 @@ use super::slots::{Slots, Ticket, Tunnel};
 use super::sweep::Sweep;
 use super::tap::Traced;
 use super::wheel::Wheel;
-use super::{Authority, Counters, Plane};
+use super::{Answer, Authority, Counters, Plane};
 use crate::admin::Traces;
 use crate::logs::Limiter;
 use arc_swap::ArcSwap;
@@ -182,11 +182,22 @@ impl<P: Plane> Driver<P> {
         self.input(slot.0, Input::PathFrame { session, frame }, now);
     }
 
-    /// The answer to a question that [`Authority::ask`] took.
-    pub fn answer(&mut self, ticket: Ticket, result: Result<Profile, RejectReason>, now: Now) {
-        let alive = self.slots.generation(ticket.slot) == ticket.generation
-            && self.by_session.get(&ticket.session) == Some(&(ticket.slot, ticket.local));
-        if alive {
+    /// The answer to a question that [`Authority::ask`] or [`Authority::accept`] took.
+    pub fn answer(&mut self, ticket: Ticket, answer: Answer, now: Now) {
+        match answer {
+            Answer::Profile(result) => self.judged(ticket, result, now),
+            Answer::Context(answer) => self.context_answered(ticket, answer, now),
+        }
+    }
+
+    /// Whether whoever asked is still there.
+    pub(super) fn awaits(&self, ticket: &Ticket) -> bool {
+        self.slots.generation(ticket.slot) == ticket.generation
+            && self.by_session.get(&ticket.session) == Some(&(ticket.slot, ticket.local))
+    }
+
+    fn judged(&mut self, ticket: Ticket, result: Result<Profile, RejectReason>, now: Now) {
+        if self.awaits(&ticket) {
             let verdict = self.authorize(ticket.slot, ticket.local, ticket.session, result, now);
             self.input(
                 ticket.slot,

@@ -28,6 +28,9 @@ impl<P: Plane> Driver<P> {
             Event::TunnelDown(ended) => self.tunnel_down(slot, &ended, now),
             Event::SessionOpening { session, call } => self.session_opening(slot, session, &call, now),
             Event::AuthRequested { session, request } => self.auth_requested(slot, session, request, now),
+            Event::ContextRequested { session, request } => {
+                self.context_requested(slot, session, request, now);
+            }
             Event::SessionUp { session, facts } => {
                 if let Some(entry) = self.session(slot, session) {
                     let id = entry.id;

@@ -101,6 +101,13 @@ impl<P: Plane> Driver<P> {
         let all = self.connections();
         all.into_iter()
             .filter(|&slot| {
+                if self
+                    .slots
+                    .get(slot)
+                    .is_some_and(|tunnel| tunnel.machine.is_bound())
+                {
+                    return true;
+                }
                 // Of most it is known without a checkpoint, which takes longer.
                 let mut sessions = self.slots.get(slot).map(|tunnel| tunnel.sessions.values());
                 let carries = |session: &Session| session.carried.is_some();

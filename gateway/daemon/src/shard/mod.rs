@@ -4,6 +4,7 @@
 //! [`Plane`], credentials are checked by an [`Authority`], and what is to be counted goes to [`Counters`].
 
 mod connections;
+mod contexts;
 mod desk;
 mod driver;
 mod events;
@@ -24,7 +25,8 @@ mod wheel;
 mod tests;
 
 pub use connections::{Ask, Carried, Connection, Outbox};
-pub use desk::{Answered, Desk, MAX_OPEN, VERDICT_TIME};
+pub use contexts::{Acceptance, ContextAnswer};
+pub use desk::{Answer, Answered, Desk, MAX_OPEN, VERDICT_TIME};
 pub use driver::{Driver, Listener, Parts};
 pub use handover::{KeptConnection, RestoredConnection, TakenUp, reset};
 pub use remote::{ANSWER_TIME, FREEZE_TIME, INBOX, Inbox, Remote, Silent, Status, inbox};
@@ -34,7 +36,7 @@ pub use streams::{ACCEPT_FAILED, Reach};
 
 use sluice_auth::{AuthRequest, Profile, RejectReason};
 use sluice_core::Now;
-use sluice_spi::{DataPath, PeerAddr};
+use sluice_spi::{ContextRequest, DataPath, PeerAddr};
 
 /// Where packets leave: the data plane with the shard's sockets.
 pub trait Plane: DataPath {
@@ -50,6 +52,10 @@ pub trait Authority: Send {
     /// Asks for an answer that comes back later by [`Driver::answer`] with this ticket. False: too many
     /// questions are open already.
     fn ask(&self, ticket: Ticket, request: Box<AuthRequest>) -> bool;
+
+    /// Asks what the token of a listener's client leads to; the answer comes back later by [`Driver::answer`] with this
+    /// ticket. False: too many questions are open already.
+    fn accept(&self, ticket: Ticket, listener: usize, request: Box<ContextRequest>) -> bool;
 }
 
 /// What is counted, by the closed names of a module's descriptor.

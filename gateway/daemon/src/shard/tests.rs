@@ -1,15 +1,15 @@
 //! A driver with the real L2TP module and a real engine, against the testkit's LAC, in virtual time.
 
-use super::{Authority, Counters, Driver, Listener, Parts, Plane, Ticket};
+use super::{Answer, Authority, Counters, Driver, Listener, Parts, Plane, Ticket};
 use sluice_auth::{AuthRequest, Credentials, Profile, RejectReason, Secret};
 use sluice_core::{
     Allocation, Engine, EngineConfig, EngineEvent, Ipv4Block, Journal, MemoryJournal, Now, Observer, Origin,
     PoolConfig, SessionQuery, State,
 };
 use sluice_spi::{
-    CallInfo, DataPath, Ended, Event, Fact, Fault, Input, LocalRef, Machine, MachineKey, Module, PathError,
-    PathRef, PathSpec, PathStats, PathUpdate, Payload, PeerAddr, SessionKind, ShardId, Shards,
-    TerminateCause, Transmit, TunnelInfo, config,
+    CallInfo, ContextRequest, DataPath, Ended, Event, Fact, Fault, Input, LocalRef, Machine, MachineKey,
+    Module, PathError, PathRef, PathSpec, PathStats, PathUpdate, Payload, PeerAddr, SessionKind, ShardId,
+    Shards, TerminateCause, Transmit, TunnelInfo, config,
 };
 use sluice_testkit::Seeded;
 use sluice_testkit::lac::{Lac, LacConfig, LacEvent};
@@ -88,11 +88,12 @@ pub(super) struct OnePassword {
 }
 
 fn profile(request: &AuthRequest) -> Result<Profile, RejectReason> {
-    let Credentials::Pap { identity, password } = &request.credentials;
-    if *password == Secret::new(PASSWORD) {
-        return Ok(Profile::new(identity.clone()));
+    match &request.credentials {
+        Credentials::Pap { identity, password } if *password == Secret::new(PASSWORD) => {
+            Ok(Profile::new(identity.clone()))
+        }
+        _ => Err(RejectReason::BadCredentials),
     }
-    Err(RejectReason::BadCredentials)
 }
 
 impl Authority for OnePassword {
@@ -105,6 +106,10 @@ impl Authority for OnePassword {
             later.lock().unwrap().push(ticket);
             true
         })
+    }
+
+    fn accept(&self, _: Ticket, _: usize, _: Box<ContextRequest>) -> bool {
+        false
     }
 }
 
@@ -343,13 +348,15 @@ fn a_late_answer_finds_its_session_and_a_stale_one_nobody() {
     let user = sluice_auth::Identity::parse(b"user0").unwrap();
     world
         .driver
-        .answer(ticket, Ok(Profile::new(user.clone())), world.now);
+        .answer(ticket, Answer::Profile(Ok(Profile::new(user.clone()))), world.now);
     world.run(Duration::from_secs(1));
     assert_eq!(world.up, 1, "{:?}", world.down);
     world.driver.close_all(TerminateCause::AdminReboot, world.now);
     world.run(Duration::from_secs(60));
     assert_eq!((world.sessions().len(), world.driver.machines()), (0, 0));
-    world.driver.answer(ticket, Ok(Profile::new(user)), world.now);
+    world
+        .driver
+        .answer(ticket, Answer::Profile(Ok(Profile::new(user))), world.now);
     assert_eq!(world.sessions().len(), 0);
 }
 

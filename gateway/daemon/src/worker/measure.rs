@@ -45,7 +45,7 @@ pub(super) fn labels() -> Labels {
             .map(|counter| (counter.family(), counter.label()))
             .collect(),
         backends: vec![LocalUsers::NAME, NO_BACKEND],
-        methods: vec![Method::Pap.as_str()],
+        methods: Method::ALL.into_iter().map(Method::as_str).collect(),
         rejects: RejectReason::ALL.into_iter().map(RejectReason::as_str).collect(),
     }
 }

@@ -6,6 +6,7 @@
 //! where a worker was there before.
 
 mod connections;
+mod contexts;
 mod control;
 mod entropy;
 mod greeting;

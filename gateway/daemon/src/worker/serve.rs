@@ -7,7 +7,7 @@ use super::kept::KeptText;
 use super::measure::{self, Answers, Sources};
 use super::observer::{DRAINING, Fanout};
 use super::shards::{self, Shared};
-use super::{CannotStart, Prepared, greeting, reach};
+use super::{CannotStart, Prepared, contexts, greeting, reach};
 use crate::admin::{Configs, Events, Parts, Plane, ServiceStatus, Traces, static_addresses};
 use crate::config::Config;
 use crate::sandbox::{LayerState, SandboxStatus};
@@ -269,6 +269,7 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
         policy: policy.clone(),
         engine: engine.clone(),
         authenticator: Arc::new(authenticator(&config, &users, &metrics)),
+        acceptance: contexts::acceptance(&config)?,
         metrics: metrics.clone(),
         traces: Arc::new(Traces::default()),
         routes: routes.clone(),

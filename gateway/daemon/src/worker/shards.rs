@@ -5,7 +5,7 @@ use super::sockets::{Bound, Listening};
 use super::{CannotStart, now};
 use crate::admin::Traces;
 use crate::config::Config;
-use crate::shard::{self, Inbox, ListenerSetup, Reach, Remote, Restored, Setup};
+use crate::shard::{self, Acceptance, Inbox, ListenerSetup, Reach, Remote, Restored, Setup};
 use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
 use sluice_auth_backends::Authenticator;
@@ -21,6 +21,7 @@ use std::sync::Arc;
 pub(super) struct Shared {
     pub(super) engine: Arc<Engine>,
     pub(super) authenticator: Arc<Authenticator>,
+    pub(super) acceptance: Option<Arc<Acceptance>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) traces: Arc<Traces>,
     pub(super) routes: Arc<Routes>,
@@ -97,6 +98,7 @@ pub(super) fn start(
             shard,
             engine: shared.engine.clone(),
             authenticator: shared.authenticator.clone(),
+            acceptance: shared.acceptance.clone(),
             metrics: shared.metrics.clone(),
             traces: shared.traces.clone(),
             entropy: Box::new(Kernel),

@@ -1,9 +1,10 @@
 //! One direction of a relay: from one socket to the other, by copying or by splicing.
 
+use super::coding::Coding;
 use super::handle::Counts;
 use super::limit::Limit;
 use super::parked::ParkedFlow;
-use super::pool::{BUFFER, Lease, Pool};
+use super::pool::{Lease, Pool};
 use super::{Failure, Place};
 use std::io;
 use std::net::Shutdown;
@@ -60,6 +61,7 @@ pub(super) struct Route<'a> {
     pub(super) to: &'a mut TcpStream,
     pub(super) pool: &'a Rc<Pool>,
     pub(super) counts: &'a Counts,
+    pub(super) coding: Coding<'a>,
     pub(super) now: Instant,
 }
 
@@ -76,8 +78,10 @@ impl Next {
 /// One direction. At most one of `rest` and `lease` holds bytes, and nothing is read while one does.
 pub(super) struct Flow {
     /// Bytes read and not yet delivered, and how many of them are.
-    rest: Vec<u8>,
+    pub(super) rest: Vec<u8>,
     sent: usize,
+    /// Payload that `rest` stands for where it is not payload itself.
+    pub(super) sealed: usize,
     /// A pipe that holds bytes; within a turn also an empty one.
     lease: Option<Lease>,
     stage: Stage,
@@ -94,6 +98,7 @@ impl Flow {
         Self {
             rest: early,
             sent: 0,
+            sealed: 0,
             lease: None,
             stage: Stage::Open,
             streak: 0,
@@ -202,6 +207,7 @@ impl Flow {
                 if self.sent >= self.rest.len() {
                     self.rest = Vec::new();
                     self.sent = 0;
+                    route.counts.note_delivered(std::mem::take(&mut self.sealed));
                 }
                 Ok(Next::AGAIN)
             }
@@ -210,8 +216,12 @@ impl Flow {
 
     /// Reads, with all before delivered.
     fn pull(&mut self, route: &mut Route<'_>, cx: &mut Context<'_>) -> Result<Next, Failure> {
-        let is_bulk = self.streak >= BULK_READS && self.has_pipe(route);
-        let want = if is_bulk { route.pool.pipe_size() } else { BUFFER };
+        let is_bulk = route.coding.is_plain() && self.streak >= BULK_READS && self.has_pipe(route);
+        let want = if is_bulk {
+            route.pool.pipe_size()
+        } else {
+            route.coding.most()
+        };
         let allowed = match self.allowed(want, route, cx)? {
             Ok(allowed) => allowed,
             Err(turn) => return Ok(Next::Stop(self.pause_reading(turn))),
@@ -226,6 +236,7 @@ impl Flow {
         match read {
             Poll::Pending => Ok(Next::Stop(self.pause_reading(Turn::Waiting))),
             Poll::Ready(0) => {
+                route.coding.finish()?;
                 self.stage = Stage::Ended;
                 Ok(Next::AGAIN)
             }
@@ -241,7 +252,9 @@ impl Flow {
                     };
                     route.pool.note_copied(read);
                 }
-                route.counts.note_received(read);
+                if route.coding.counts_read() {
+                    route.counts.note_received(read);
+                }
                 Ok(Next::Go(read))
             }
         }
@@ -312,6 +325,10 @@ impl Flow {
             if bytes.is_empty() {
                 return Ok(Poll::Ready(0));
             }
+            if !route.coding.is_plain() {
+                self.code(&mut route.coding, bytes, route.counts)?;
+                return Ok(Poll::Ready(bytes.len()));
+            }
             let sent = match send(route, cx, bytes)? {
                 Poll::Pending => 0,
                 Poll::Ready(sent) => sent,
@@ -328,7 +345,9 @@ fn send(route: &mut Route<'_>, cx: &mut Context<'_>, bytes: &[u8]) -> Result<Pol
         Poll::Pending => Ok(Poll::Pending),
         Poll::Ready(Ok(0)) => Err(Failure::new(Place::Receiver, io::ErrorKind::WriteZero.into())),
         Poll::Ready(Ok(sent)) => {
-            route.counts.note_delivered(sent);
+            if route.coding.counts_written() {
+                route.counts.note_delivered(sent);
+            }
             Ok(Poll::Ready(sent))
         }
         Poll::Ready(Err(error)) => Err(Failure::new(Place::Receiver, error)),

@@ -11,11 +11,15 @@
 //! * [`Handle`] is what the owner keeps: exact counters, and a way to end or pause the relay.
 //! * [`Relay::pause`] takes a relay apart for a handover, and [`Relay::resume`] goes on with it in another process,
 //!   byte for byte.
+//! * A [`StreamCodec`] takes the payload out of what the client sends, and makes of payload what the client is sent.
+//!   Counters are of payload, limits of what is read. Such a relay copies, and ends where it would be paused, as what its
+//!   codec knows cannot be handed over.
 //! * [`Limit`] bounds a direction's rate, with [`Bucket`] and [`Share`] for limits that several relays share.
 //!
 //! Urgent data (RFC 9293, 3.8.5) loses its urgency. The socket's owner may set `SO_OOBINLINE`, so that the urgent
 //! byte itself is not lost.
 
+mod coding;
 pub mod datagrams;
 mod flow;
 mod handle;
@@ -31,9 +35,11 @@ pub use limit::{Allowance, Bucket, Limit, MIN_BURST, Share, SharedBucket, Shares
 pub use parked::{MAX_UNSENT, Parked, ParkedFlow, ParkedState};
 pub use pool::{BUFFER, MAX_PIPE, Pool, PoolConfig, PoolStats};
 
+use self::coding::Coding;
 use self::flow::{Flow, Route, Turn};
 use self::handle::{Meter, Wish};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sluice_spi::{DropReason, StreamCodec};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -75,6 +81,8 @@ pub struct Options {
     pub up: Option<Box<dyn Limit>>,
     /// The limit of what is read from the target.
     pub down: Option<Box<dyn Limit>>,
+    /// What the client's bytes go through, `early_up` included. `early_down` is sent as it is, and is no payload.
+    pub codec: Option<Box<dyn StreamCodec>>,
 }
 
 /// A side of a relay.
@@ -103,6 +111,8 @@ pub enum Cause {
     Lifetime,
     /// The owner asked for it.
     Asked,
+    /// The client's stream cannot go on: its codec says why.
+    Codec(DropReason),
     /// A connection failed otherwise, such as by `TimedOut` where the peer does not answer any more.
     Error(Side, io::ErrorKind),
 }
@@ -132,6 +142,9 @@ pub enum RelayError {
     /// More early bytes than [`BUFFER`].
     #[error("{0} bytes before the relay began are too many")]
     Early(usize),
+    /// The codec could do nothing with the early bytes. Both connections were reset.
+    #[error("the client's stream cannot go on: {}", .0.0)]
+    Codec(DropReason),
     /// What was parked is in a state that no relay is in.
     #[error("the parked relay is not sound")]
     Unsound,
@@ -161,6 +174,8 @@ enum Place {
 struct Failure {
     place: Place,
     kind: io::ErrorKind,
+    /// What the codec said.
+    reason: Option<DropReason>,
 }
 
 impl Failure {
@@ -168,10 +183,14 @@ impl Failure {
         Self {
             place,
             kind: error.kind(),
+            reason: None,
         }
     }
 
     fn cause(self, direction: Direction) -> Cause {
+        if let Some(reason) = self.reason {
+            return Cause::Codec(reason);
+        }
         let side = match (direction, self.place) {
             (Direction::Up, Place::Sender) | (Direction::Down, Place::Receiver) => Side::Client,
             (Direction::Up, Place::Receiver) | (Direction::Down, Place::Sender) => Side::Target,
@@ -210,6 +229,7 @@ pub struct Relay {
     target: TcpStream,
     up: Flow,
     down: Flow,
+    codec: Option<Box<dyn StreamCodec>>,
     pool: Rc<Pool>,
     meter: Rc<Meter>,
     timeouts: Timeouts,
@@ -238,7 +258,7 @@ impl Relay {
     ///
     /// # Errors
     ///
-    /// Where there are more early bytes than [`BUFFER`].
+    /// Where there are more early bytes than [`BUFFER`], or the codec can do nothing with them.
     pub fn new(
         client: TcpStream,
         target: TcpStream,
@@ -247,21 +267,37 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         let now = now();
         let meter = Meter::new(now);
+        let is_coded = options.codec.is_some();
         let direction = |direction, early: Vec<u8>, mut limit: Option<Box<dyn Limit>>| {
             if early.len() > BUFFER {
                 return Err(RelayError::Early(early.len()));
             }
-            meter.counts(direction).note_received(early.len());
+            if !is_coded {
+                meter.counts(direction).note_received(early.len());
+            }
             if let Some(limit) = limit.as_mut().filter(|_| !early.is_empty()) {
                 limit.spent(early.len(), now);
             }
             Ok(Flow::new(early, limit))
         };
+        let mut up = direction(Direction::Up, options.early_up, options.up)?;
+        let down = direction(Direction::Down, options.early_down, options.down)?;
+        let mut codec = options.codec;
+        if let Some(codec) = codec.as_deref_mut() {
+            let early = std::mem::take(&mut up.rest);
+            let counts = meter.counts(Direction::Up);
+            if let Err(failure) = up.code(&mut Coding::Open(codec), &early, counts) {
+                reset(&client);
+                reset(&target);
+                return Err(RelayError::Codec(failure.reason.unwrap_or(DropReason("codec"))));
+            }
+        }
         Ok(Self {
             client,
             target,
-            up: direction(Direction::Up, options.early_up, options.up)?,
-            down: direction(Direction::Down, options.early_down, options.down)?,
+            up,
+            down,
+            codec,
             pool: pool.clone(),
             meter,
             timeouts: options.timeouts,
@@ -296,6 +332,7 @@ impl Relay {
             target: adopt(parked.target)?,
             up: Flow::resume(state.up, up),
             down: Flow::resume(state.down, down),
+            codec: None,
             pool: pool.clone(),
             meter,
             timeouts: state.timeouts,
@@ -313,10 +350,13 @@ impl Relay {
     ///
     /// # Errors
     ///
-    /// Where bytes could not be saved; the relay has ended then, with resets to both sides.
+    /// Where bytes could not be saved, or the relay has a codec; it has ended then, with resets to both sides.
     pub fn pause(self) -> Result<Parked, Ended> {
         let now = now();
         let stats = self.meter.stats();
+        if self.codec.is_some() {
+            return Err(self.end(Cause::Asked));
+        }
         let timeouts = self.timeouts;
         let up = self.up.park(self.meter.counts(Direction::Up));
         let down = self.down.park(self.meter.counts(Direction::Down));
@@ -375,6 +415,7 @@ impl Relay {
         match self.meter.poll_wish(cx) {
             None => {}
             Some(Wish::End) => return Poll::Ready(Stop::Over(Cause::Asked)),
+            Some(Wish::Pause) if self.codec.is_some() => return Poll::Ready(Stop::Over(Cause::Asked)),
             Some(Wish::Pause) => return Poll::Ready(Stop::Pause),
         }
         if let Some(change) = self.meter.take_change() {
@@ -403,6 +444,7 @@ impl Relay {
 
     /// Moves what can be moved, first up and then down.
     fn turns(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<(Turn, Turn), Cause> {
+        let mut codec = self.codec.as_deref_mut();
         let before = (self.meter.stats(), self.up.is_ended(), self.down.is_ended());
         let up = self.up.turn(
             Route {
@@ -410,6 +452,10 @@ impl Relay {
                 to: &mut self.target,
                 pool: &self.pool,
                 counts: self.meter.counts(Direction::Up),
+                coding: match &mut codec {
+                    Some(codec) => Coding::Open(&mut **codec),
+                    None => Coding::Plain,
+                },
                 now,
             },
             cx,
@@ -421,6 +467,10 @@ impl Relay {
                 to: &mut self.client,
                 pool: &self.pool,
                 counts: self.meter.counts(Direction::Down),
+                coding: match codec {
+                    Some(codec) => Coding::Seal(codec),
+                    None => Coding::Plain,
+                },
                 now,
             },
             cx,
@@ -495,7 +545,7 @@ impl Relay {
             Cause::ResetByClient => (false, true),
             Cause::ResetByTarget => (true, false),
             Cause::Idle | Cause::HalfClosed => (self.down.holds_bytes(), self.up.holds_bytes()),
-            Cause::Lifetime | Cause::Asked | Cause::Error(..) => (true, true),
+            Cause::Lifetime | Cause::Asked | Cause::Codec(_) | Cause::Error(..) => (true, true),
         };
         if to_client {
             reset(&self.client);

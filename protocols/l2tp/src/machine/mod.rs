@@ -380,6 +380,7 @@ impl Machine for Tunnel {
             | Input::ChannelListening { .. }
             | Input::ChannelFailed { .. }
             | Input::JoinEnded { .. } => return Err(Fault("a tunnel has no channels".to_owned())),
+            Input::ContextAnswered { .. } => return Err(Fault("a tunnel has no contexts".to_owned())),
         }
         self.settle(now);
         Ok(())

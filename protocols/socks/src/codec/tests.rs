@@ -214,7 +214,7 @@ fn answers_carry_the_real_source() {
         ("[2001:db8::1]:53", "0000000420010db80000000000000000000000010035"),
     ] {
         let mut out = BytesMut::from(&b"before"[..]);
-        codec.seal(from.parse().unwrap(), b"data", &mut out);
+        codec.seal(from.parse().unwrap(), b"data", &mut out).unwrap();
         let hex: String = out[6..].iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, format!("{header}64617461"));
         assert!(out.len() - 6 - 4 <= codec.overhead());

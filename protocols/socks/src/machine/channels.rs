@@ -5,10 +5,11 @@ use crate::checkpoint::Saved;
 use crate::codec::Codec;
 use crate::config::Config;
 use crate::names::counts;
+use crate::protection::Datagrams;
 use crate::wire::{Command, Message, Reply, v4};
 use bytes::Bytes;
 use sluice_auth::Host;
-use sluice_spi::{Direction, Ended, Event, Fact, RelaySpec, Target, TerminateCause};
+use sluice_spi::{Direction, Ended, Event, Fact, RelayCodec, RelaySpec, StreamCodec, Target, TerminateCause};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,7 +61,11 @@ impl Connection {
     }
 
     fn open_relay(&mut self, client: SocketAddr) {
-        let codec = Box::new(Codec::new(self.config.udp_reassembly));
+        let plain = Codec::new(self.config.udp_reassembly);
+        let codec: Box<dyn RelayCodec> = match self.datagram_protection().0 {
+            Some(protection) => Box::new(Datagrams::new(plain, protection)),
+            None => Box::new(plain),
+        };
         self.ask(Event::OpenRelay {
             session: SESSION,
             channel: OTHER,
@@ -96,8 +101,8 @@ impl Connection {
         self.succeed(told);
         self.phase = Phase::Joined;
         self.up();
-        let early = Bytes::from(std::mem::take(&mut self.input));
-        self.join(early);
+        let (early, codec) = self.stream_codec();
+        self.join(early, codec);
     }
 
     /// The other channel waits, or relays.
@@ -113,6 +118,7 @@ impl Connection {
                 self.local = Some(local);
                 self.phase = Phase::Relaying;
                 self.input = Vec::new();
+                self.deadline = self.datagram_protection().1;
                 self.succeed(local);
                 self.up();
                 self.notice_gone();
@@ -132,7 +138,7 @@ impl Connection {
             }
             _ => {
                 self.count(counts::reply(Reply::Succeeded));
-                self.output.push(&Message::reply(Reply::Succeeded, bound));
+                self.say(&Message::reply(Reply::Succeeded, bound));
             }
         }
     }
@@ -148,7 +154,7 @@ impl Connection {
             }
             _ => {
                 self.count(counts::reply(reply));
-                self.output.push(&Message::failure(reply));
+                self.say(&Message::failure(reply));
             }
         }
     }
@@ -164,12 +170,13 @@ impl Connection {
         });
     }
 
-    fn join(&mut self, early: Bytes) {
+    fn join(&mut self, early: Bytes, codec: Option<Box<dyn StreamCodec>>) {
         self.event(Event::Join {
             session: SESSION,
             first: CLIENT,
             second: OTHER,
             early,
+            codec,
         });
     }
 
@@ -201,7 +208,7 @@ impl Connection {
             connection.phase = Phase::Relaying;
         } else {
             connection.phase = Phase::Joined;
-            connection.join(Bytes::new());
+            connection.join(Bytes::new(), None);
         }
         connection
     }

@@ -24,7 +24,11 @@ impl Connection {
         };
         facts.push(Fact::new("socks_version", version.number().to_string()));
         match version {
-            Version::V5 => facts.push(Fact::new("auth_method", self.method.as_str())),
+            Version::V5 => {
+                facts.push(Fact::new("auth_method", self.method.as_str()));
+                let level = self.gss.as_ref().and_then(|gss| gss.level());
+                facts.extend(level.map(|level| Fact::new("protection", level.as_str())));
+            }
             // Nothing proves it, so it is no user.
             Version::V4 => {
                 let id = self.user.as_deref();
@@ -92,6 +96,7 @@ impl AuthMethod {
     pub fn as_str(self) -> &'static str {
         match self {
             AuthMethod::Password => "password",
+            AuthMethod::Gssapi => "gssapi",
             AuthMethod::None => "none",
         }
     }

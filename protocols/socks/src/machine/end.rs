@@ -1,6 +1,7 @@
 //! Every way in which a connection and its session end.
 
 use super::{Admission, CLIENT, Connection, OTHER, Phase, SESSION, Version};
+use crate::config::AuthMethod;
 use crate::names::counts;
 use crate::wire::{Command, Message, Reply, VERSION4};
 use sluice_auth::{Host, RejectReason};
@@ -44,7 +45,7 @@ impl Connection {
     }
 
     /// Closes everything, then ends the session.
-    fn end(&mut self, close: Close, ended: Ended) {
+    pub(super) fn end(&mut self, close: Close, ended: Ended) {
         let other = match self.phase {
             Phase::Joined => close,
             _ => Close::Finish,
@@ -80,6 +81,9 @@ impl Connection {
     }
 
     fn refuse_login(&mut self, ended: Ended) {
+        if self.method == AuthMethod::Gssapi {
+            return self.gss_abort(ended);
+        }
         self.traced(Direction::Out, || "login refused".to_owned());
         self.output.push(&Message::status(false));
         self.end(Close::Finish, ended);
@@ -190,6 +194,14 @@ impl Connection {
                 "asked",
                 "the gateway was told to end it",
             ),
+            JoinEnd::Codec(reason) => {
+                self.event(Event::Dropped(reason));
+                (
+                    TerminateCause::UserError,
+                    reason.0,
+                    "the client's messages cannot be read on, or none can be sent to it",
+                )
+            }
         };
         self.has_other = false;
         let ended = Ended::new(cause, code, text);
@@ -216,8 +228,10 @@ impl Connection {
                 );
             }
             Phase::Greeting => false,
-            Phase::Login | Phase::Request => self.admission == Admission::Pending,
-            Phase::Verdict => true,
+            Phase::Login | Phase::Token | Phase::Level | Phase::Request => {
+                self.admission == Admission::Pending
+            }
+            Phase::Context | Phase::Verdict => true,
             Phase::Admission | Phase::Opening => self.command == Command::Connect,
             Phase::Listening => false,
         };
@@ -270,7 +284,8 @@ impl Connection {
                 let ended = Ended::new(TerminateCause::ServiceUnavailable, "bind_timeout", text);
                 self.fail(Reply::TtlExpired, ended);
             }
-            Phase::Verdict => {
+            Phase::Joined | Phase::Relaying => self.context_over(),
+            Phase::Context | Phase::Verdict => {
                 let text = "the login was not judged in time";
                 let ended = Ended::new(TerminateCause::ServiceUnavailable, "auth_timeout", text);
                 self.refuse_login(ended);
@@ -293,13 +308,23 @@ impl Connection {
 
     /// Ends by order of the gateway.
     pub(super) fn terminate(&mut self, cause: TerminateCause, code: &'static str) {
-        let ended = Ended::new(cause, code, format!("ended: {cause}"));
+        let ended = match cause {
+            // A restart: others go on in the next process.
+            TerminateCause::NasReboot if self.has_keys() => {
+                let text = "its keys end with the process that has them";
+                Ended::new(cause, "keys_lost", text)
+            }
+            _ => Ended::new(cause, code, format!("ended: {cause}")),
+        };
         match self.phase {
             Phase::Over => {}
-            Phase::Greeting | Phase::Login | Phase::Request | Phase::Relaying => {
-                self.end(Close::Finish, ended)
-            }
-            Phase::Verdict => self.refuse_login(ended),
+            Phase::Greeting
+            | Phase::Login
+            | Phase::Token
+            | Phase::Level
+            | Phase::Request
+            | Phase::Relaying => self.end(Close::Finish, ended),
+            Phase::Context | Phase::Verdict => self.refuse_login(ended),
             Phase::Admission | Phase::Opening | Phase::Listening => self.fail(Reply::GeneralFailure, ended),
             // Neither side may take the middle of a stream for its end.
             Phase::Joined => self.end(Close::Reset, ended),
@@ -313,7 +338,10 @@ impl Phase {
         match self {
             Phase::Greeting => "it was to greet",
             Phase::Login => "it was to say its name and password",
-            Phase::Verdict => "its password was checked",
+            Phase::Token => "it was to send a token for its context",
+            Phase::Context => "its token was checked",
+            Phase::Verdict => "its name was checked",
+            Phase::Level => "it was to say its protection level",
             Phase::Request => "it was to make its request",
             Phase::Admission => "its session was to be admitted",
             Phase::Opening => "its request was being done",
@@ -328,7 +356,10 @@ impl Phase {
         match self {
             Phase::Greeting => "greeting",
             Phase::Login => "login",
+            Phase::Token => "token",
+            Phase::Context => "context",
             Phase::Verdict => "authenticating",
+            Phase::Level => "protection_level",
             Phase::Request => "request",
             Phase::Admission => "admission",
             Phase::Opening => "opening",

@@ -22,8 +22,15 @@ impl Connection {
             let read = match self.phase {
                 Phase::Greeting => self.greeting(rest),
                 // One step of a client at a time: what it says next is looked at once the engine has answered.
-                Phase::Login | Phase::Request if self.admission == Admission::Pending => None,
+                Phase::Login | Phase::Token | Phase::Level | Phase::Request
+                    if self.admission == Admission::Pending =>
+                {
+                    None
+                }
                 Phase::Login => self.login(rest),
+                Phase::Token => self.context_token(rest),
+                Phase::Level => self.protection_level(rest),
+                Phase::Request if self.has_keys() => self.wrapped_request(rest),
                 Phase::Request => self.request(rest),
                 _ => None,
             };
@@ -61,20 +68,20 @@ impl Connection {
         };
         self.method = method;
         self.output.push(&Message::method(method.number()));
-        self.phase = match method {
-            AuthMethod::Password => Phase::Login,
-            AuthMethod::None => Phase::Request,
-        };
+        match method {
+            AuthMethod::Password => self.phase = Phase::Login,
+            AuthMethod::Gssapi => self.begin_gssapi(),
+            AuthMethod::None => self.phase = Phase::Request,
+        }
         self.open_session();
         Some(length)
     }
 
-    /// The best method that the client offers and may use. GSSAPI is never among them: see `SPEC.md`.
+    /// The best method that the client offers and may use.
     fn select(&self, greeting: wire::Greeting<'_>) -> Option<AuthMethod> {
         let client = self.peer.remote.ip();
         let usable = |method: &&AuthMethod| {
-            greeting.offers(method.number())
-                && (**method == AuthMethod::Password || self.config.trusts(client))
+            greeting.offers(method.number()) && (**method != AuthMethod::None || self.config.trusts(client))
         };
         self.config.methods.iter().find(usable).copied()
     }
@@ -138,12 +145,15 @@ impl Connection {
 
     /// The client may make its request.
     pub(super) fn accept_login(&mut self) {
+        if self.method == AuthMethod::Gssapi {
+            return self.accept_context();
+        }
         self.traced(Direction::Out, || "login accepted".to_owned());
         self.output.push(&Message::status(true));
         self.phase = Phase::Request;
     }
 
-    fn request(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub(super) fn request(&mut self, bytes: &[u8]) -> Option<usize> {
         let (request, length) = match wire::request(bytes) {
             Ok(parsed) => parsed?,
             Err(reply) => {

@@ -2,17 +2,19 @@
 //!
 //! `mod.rs` holds the state and the contract's face; `handshake.rs` what the client says and is told until its request
 //! is known, `channels.rs` what becomes of the request, `end.rs` every way things end, `describe.rs` what operators
-//! see, `output.rs` the messages that wait to be sent.
+//! see, `gss.rs` what the GSS-API method has of its own, `output.rs` the messages that wait to be sent.
 
 mod channels;
 mod describe;
 mod end;
+mod gss;
 mod handshake;
 mod output;
 
 use crate::config::{AuthMethod, Config};
-use crate::wire::{Command, Reply};
+use crate::wire::{self, Command, Reply};
 use bytes::{Bytes, BytesMut};
+use gss::Gss;
 use output::Output;
 use sluice_auth::{RejectReason, Verdict};
 use sluice_spi::{
@@ -48,8 +50,14 @@ pub(crate) enum Phase {
     Greeting,
     /// A SOCKS5 client is to say its name and password.
     Login,
-    /// They are being judged.
+    /// A client is to send a token for its context.
+    Token,
+    /// It is being accepted.
+    Context,
+    /// A name, with a password or proven, is being judged.
     Verdict,
+    /// A client is to say how its context is to protect it.
+    Level,
     /// A SOCKS5 client is to say what it wants.
     Request,
     /// A SOCKS4 client has said so, and is not admitted yet.
@@ -121,6 +129,8 @@ pub(crate) struct Connection {
     /// The end of the handshake, or of BIND's wait.
     deadline: Option<Instant>,
     user: Option<Box<str>>,
+    /// What the GSS-API method has more; boxed, as most have it not.
+    gss: Option<Box<Gss>>,
     target: Option<Target>,
     local: Option<SocketAddr>,
     remote: Option<SocketAddr>,
@@ -149,6 +159,7 @@ impl Connection {
             trace: false,
             deadline: None,
             user: None,
+            gss: None,
             target: None,
             local: None,
             remote: None,
@@ -167,7 +178,7 @@ impl Connection {
 
     /// What a restart must not forget; `None` where nothing is established.
     pub(crate) fn established(&self) -> Option<Established> {
-        if !matches!(self.phase, Phase::Joined | Phase::Relaying) {
+        if !matches!(self.phase, Phase::Joined | Phase::Relaying) || self.has_keys() {
             return None;
         }
         Some(Established {
@@ -202,7 +213,9 @@ impl Connection {
             self.input.extend_from_slice(bytes);
             self.resume();
         }
-        if self.phase != Phase::Over && self.input.len() > self.config.early_bytes + ONE_READ {
+        // A message of the GSS-API method may be longer than all that others say.
+        let message = self.gss.as_ref().map_or(0, |_| wire::gssapi::LONGEST);
+        if self.phase != Phase::Over && self.input.len() > self.config.early_bytes + ONE_READ + message {
             self.overflow();
         }
         self.notice_gone();
@@ -244,7 +257,7 @@ impl Connection {
         }
         match self.phase {
             Phase::Admission => self.start(),
-            Phase::Login | Phase::Request => return self.resume(),
+            Phase::Login | Phase::Token | Phase::Request => return self.resume(),
             _ => {}
         }
         self.notice_gone();
@@ -301,12 +314,16 @@ impl Machine for Connection {
             Input::JoinEnded { session, end } if session == SESSION => self.parted(end),
             Input::Admission { session, verdict } if session == SESSION => self.admitted(verdict),
             Input::AuthVerdict { session, verdict } if session == SESSION => self.judged(&verdict),
+            Input::ContextAnswered { session, answer } if session == SESSION => {
+                self.context_answered(answer, now);
+            }
             Input::Terminate { session, cause } if session == SESSION => self.terminate(cause, "terminated"),
             Input::Trace { session, on } if session == SESSION => self.trace = on,
             // Of a session that there is not.
             Input::JoinEnded { .. }
             | Input::Admission { .. }
             | Input::AuthVerdict { .. }
+            | Input::ContextAnswered { .. }
             | Input::Terminate { .. }
             | Input::Trace { .. } => {}
             Input::Datagram { .. }
@@ -330,8 +347,10 @@ impl Machine for Connection {
 
     fn wants_bytes(&self, channel: ChannelRef) -> bool {
         let waits = match self.phase {
-            Phase::Login | Phase::Request => self.admission == Admission::Pending,
-            Phase::Verdict | Phase::Admission | Phase::Opening | Phase::Listening => true,
+            Phase::Login | Phase::Token | Phase::Level | Phase::Request => {
+                self.admission == Admission::Pending
+            }
+            Phase::Context | Phase::Verdict | Phase::Admission | Phase::Opening | Phase::Listening => true,
             Phase::Greeting | Phase::Joined | Phase::Relaying | Phase::Over => false,
         };
         // What comes from the other channel is for the join, however early it comes.
@@ -339,7 +358,8 @@ impl Machine for Connection {
     }
 
     fn poll_transmit(&mut self, _: Instant, out: &mut BytesMut) -> Option<Transmit> {
-        let length = self.output.take(out)?;
+        let gss = self.gss.as_mut();
+        let length = self.output.take(out).or_else(|| gss?.take(out))?;
         Some(Transmit {
             via: Via::Channel(CLIENT),
             length,
@@ -368,8 +388,13 @@ impl Machine for Connection {
         self.terminate(cause, "closed");
     }
 
+    fn is_bound(&self) -> bool {
+        self.has_keys()
+    }
+
     fn is_drained(&self) -> bool {
-        self.phase == Phase::Over && self.events.is_empty() && self.output.is_empty()
+        let is_quiet = self.output.is_empty() && self.gss.as_ref().is_none_or(|gss| gss.is_quiet());
+        self.phase == Phase::Over && self.events.is_empty() && is_quiet
     }
 
     fn describe(&self) -> TunnelInfo {

@@ -6,6 +6,7 @@
 
 mod address;
 pub mod datagram;
+pub mod gssapi;
 mod message;
 mod negotiation;
 mod request;
@@ -27,7 +28,7 @@ pub const LOGIN_VERSION: u8 = 1;
 pub mod method {
     /// No authentication required.
     pub const NONE: u8 = 0;
-    /// GSSAPI (RFC 1961). Its sub-negotiation would follow the selection as that of [`LOGIN`] does.
+    /// GSS-API (RFC 1961).
     pub const GSSAPI: u8 = 1;
     /// Username and password (RFC 1929).
     pub const LOGIN: u8 = 2;

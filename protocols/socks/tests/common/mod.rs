@@ -53,8 +53,19 @@ pub fn node_from(text: &str, peer: PeerAddr) -> StreamNode {
     node.policy.judge = Box::new(|request| {
         assert_eq!(request.protocol, "socks");
         assert!(request.peer.is_some() && request.calling.is_none() && request.called.is_none());
-        let Credentials::Pap { identity, password } = &request.credentials;
-        match (identity.as_str(), password.expose()) {
+        let (identity, password) = match &request.credentials {
+            Credentials::Pap { identity, password } => (identity, password.expose()),
+            Credentials::Gssapi { identity } => {
+                let proven = identity.as_str().strip_suffix("@REALM");
+                return match proven {
+                    Some("bob") => Verdict::Accept(Box::new(grants(1))),
+                    Some("carol") => Verdict::Reject(RejectReason::TooManySessions),
+                    Some("dave") => Verdict::Reject(RejectReason::Disabled),
+                    _ => Verdict::Reject(RejectReason::BadCredentials),
+                };
+            }
+        };
+        match (identity.as_str(), password) {
             ("bob", b"hunter22") => Verdict::Accept(Box::new(grants(1))),
             ("carol", b"hunter22") => Verdict::Reject(RejectReason::TooManySessions),
             ("dave", b"hunter22") => Verdict::Reject(RejectReason::Disabled),

@@ -18,7 +18,7 @@ use super::plane::listener_id;
 use super::remote::Inbox;
 use super::report::{Counted, Report};
 use super::streams::{Reach, Source, Streams, accept};
-use super::{Desk, Driver, Listener, Parts, RestoredConnection};
+use super::{Acceptance, Desk, Driver, Listener, Parts, RestoredConnection};
 use crate::admin::Traces;
 use crate::config::Intake;
 use arc_swap::ArcSwap;
@@ -69,6 +69,8 @@ pub struct Setup {
     pub engine: Arc<Engine>,
     /// Who checks credentials.
     pub authenticator: Arc<Authenticator>,
+    /// Who accepts security contexts; `None`: no listener has keys for any.
+    pub acceptance: Option<Arc<Acceptance>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where what is seen of traced sessions goes.
@@ -201,7 +203,7 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Restored)> {
     plane.set_tun(setup.tun);
     let mut own_entropy = setup.entropy;
     let entropy = own_entropy.fork();
-    let (desk, answers) = Desk::new(setup.authenticator);
+    let (desk, answers) = Desk::new(setup.authenticator, setup.acceptance);
     let parts = Parts {
         shard: setup.shard,
         engine: setup.engine.clone(),

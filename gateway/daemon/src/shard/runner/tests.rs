@@ -211,6 +211,7 @@ impl Gateway {
                 shard,
                 engine: engine.clone(),
                 authenticator: authenticator.clone(),
+                acceptance: None,
                 metrics: metrics.clone(),
                 traces: traces.clone(),
                 entropy: Box::new(Seeded::new(100 + u64::from(number))),

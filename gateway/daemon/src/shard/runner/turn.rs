@@ -164,8 +164,8 @@ impl Runner {
         if self.obey(driver, now) == After::End {
             return After::End;
         }
-        for (ticket, result) in self.answered.drain(..) {
-            driver.answer(ticket, result, now);
+        for (ticket, answer) in self.answered.drain(..) {
+            driver.answer(ticket, answer, now);
         }
         let due = driver.next_timeout(now).is_some_and(|at| at <= now.instant);
         if std::mem::take(&mut self.woken) || due {

@@ -11,11 +11,11 @@ use super::{Source, Streams};
 use bytes::{Buf, Bytes, BytesMut};
 use sluice_auth::policy::{Command, Effects};
 use sluice_auth::{Host, Profile};
-use sluice_dataplane::relay::{Cause, Handle, Options, Outcome, Relay, Side, Stats, Timeouts};
+use sluice_dataplane::relay::{Cause, Handle, Options, Outcome, Relay, RelayError, Side, Stats, Timeouts};
 use sluice_egress::{BindSpec, Endpoints, Failed, Request};
 use sluice_spi::{
-    ChannelFailure, ChannelRef, Close, Input, JoinEnd, LocalRef, PathStats, PeerAddr, RelaySpec, StreamEnd,
-    Target,
+    ChannelFailure, ChannelRef, Close, Input, JoinEnd, LocalRef, PathStats, PeerAddr, RelaySpec, StreamCodec,
+    StreamEnd, Target,
 };
 use std::future::poll_fn;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -283,9 +283,13 @@ impl Task {
             // Boxed: what few connections do, and for a moment, takes no room in all of them.
             Ask::HandOver => Box::pin(self.hand_over_datagrams()).await,
             Ask::Join {
-                local, second, early, ..
+                local,
+                second,
+                early,
+                codec,
+                ..
             } => {
-                if let Some(relay) = self.join(local, second, early) {
+                if let Some(relay) = self.join(local, second, early, codec) {
                     self.run_relay(local, relay).await;
                 }
             }
@@ -475,7 +479,13 @@ impl Task {
     }
 
     /// Puts both streams together. `None`: they could not be, and the machine knows it.
-    fn join(&mut self, session: LocalRef, second: ChannelRef, early: Bytes) -> Option<Running> {
+    fn join(
+        &mut self,
+        session: LocalRef,
+        second: ChannelRef,
+        early: Bytes,
+        codec: Option<Box<dyn StreamCodec>>,
+    ) -> Option<Running> {
         let other = self.other.take_if(|other| other.channel == second);
         let streams = other.and_then(|other| Some((other.stream?, other.timeouts)));
         let (Some(client), Some((target, timeouts))) = (self.client.take(), streams) else {
@@ -489,12 +499,18 @@ impl Task {
             early_down: std::mem::take(&mut self.unsent).into(),
             up: None,
             down: None,
+            codec,
         };
         match Relay::new(client, target, &self.streams.pool, options) {
             Ok(relay) => Some(Running::new(relay)),
             Err(error) => {
-                tracing::error!("a connection cannot be relayed: {error}");
-                let end = JoinEnd::Asked;
+                let end = match error {
+                    RelayError::Codec(reason) => JoinEnd::Codec(reason),
+                    error => {
+                        tracing::error!("a connection cannot be relayed: {error}");
+                        JoinEnd::Asked
+                    }
+                };
                 self.tell(Input::JoinEnded { session, end });
                 None
             }
@@ -628,6 +644,7 @@ fn join_end(cause: Cause) -> JoinEnd {
         Cause::Idle => JoinEnd::Idle,
         Cause::HalfClosed => JoinEnd::HalfClosed,
         Cause::Lifetime => JoinEnd::Lifetime,
+        Cause::Codec(reason) => JoinEnd::Codec(reason),
         Cause::Asked => JoinEnd::Asked,
     }
 }

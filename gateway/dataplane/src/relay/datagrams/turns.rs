@@ -358,7 +358,10 @@ impl DatagramRelay {
         let largest = Family::of(self.client).largest();
         for payload in datagrams(bytes, received) {
             let start = queue.len();
-            self.codec.seal(from, payload, queue.buffer());
+            if let Err(reason) = self.codec.seal(from, payload, queue.buffer()) {
+                self.meter.note(|stats| stats.drops.add_codec(reason));
+                continue;
+            }
             if queue.len().saturating_sub(start) > largest {
                 queue.discard(start);
                 self.meter.note_drops(Reason::TooBig, 1);

@@ -209,6 +209,7 @@ fn causes_name_the_side_that_failed() {
         ),
     ];
     for (direction, place, kind, cause) in cases {
-        assert_eq!(Failure { place, kind }.cause(direction), cause);
+        let reason = None;
+        assert_eq!(Failure { place, kind, reason }.cause(direction), cause);
     }
 }

@@ -1,6 +1,7 @@
 //! Relays over loopback sockets, all on one thread. Nothing is waited for by sleeping: each wait ends with what it
 //! waits for, or fails after [`LIMIT`].
 
+mod coded;
 mod ends;
 mod handover;
 mod limits;

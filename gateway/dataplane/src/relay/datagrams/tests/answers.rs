@@ -34,6 +34,19 @@ fn answers_have_their_source_and_come_only_from_whom_the_client_has_sent_to() {
 }
 
 #[test]
+fn what_cannot_be_sealed_is_dropped_for_the_codecs_reason() {
+    on_one_thread(async {
+        let rig = Rig::new(Options::default()).await;
+        let from = rig.reach(b"question").await;
+        for payload in [UNSEALABLE, b"answer"] {
+            rig.target.send_to(payload, from).await.unwrap();
+        }
+        assert_eq!(receive(&rig.client).await.0, toy(rig.target_address(), b"answer"));
+        assert_eq!(rig.drops(), [("toy_bad", 1)]);
+    });
+}
+
+#[test]
 fn a_full_cone_takes_answers_from_all() {
     on_one_thread(async {
         let settings = Settings {

@@ -23,6 +23,8 @@ use tokio::task::{JoinHandle, spawn_local};
 /// The toy's own reasons.
 const TOY_BAD: DropReason = DropReason("toy_bad");
 const TOY_TARGET: DropReason = DropReason("toy_target");
+/// A payload for which the toy has nothing to send.
+const UNSEALABLE: &[u8] = b"unsealable";
 /// How long the toy holds something.
 const HOLD: Duration = Duration::from_secs(5);
 
@@ -59,12 +61,16 @@ impl RelayCodec for Toy {
         })
     }
 
-    fn seal(&mut self, from: SocketAddr, payload: &[u8], out: &mut BytesMut) {
+    fn seal(&mut self, from: SocketAddr, payload: &[u8], out: &mut BytesMut) -> Result<(), DropReason> {
+        if payload == UNSEALABLE {
+            return Err(TOY_BAD);
+        }
         let from = from.to_string();
         out.put_u8(0);
         out.put_u8(u8::try_from(from.len()).unwrap());
         out.put_slice(from.as_bytes());
         out.put_slice(payload);
+        Ok(())
     }
 
     fn overhead(&self) -> usize {
