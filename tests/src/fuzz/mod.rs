@@ -7,12 +7,14 @@ mod l2tp;
 mod link;
 mod ppp;
 mod socks;
+mod socks_gssapi;
 mod tunnel;
 
 pub use l2tp::{l2tp_avps, l2tp_header, l2tp_hidden, l2tp_message};
 pub use link::{ppp_pap, ppp_program};
 pub use ppp::{ppp_frame, ppp_link, ppp_options};
 pub use socks::{socks_connection, socks_datagram};
+pub use socks_gssapi::socks_gssapi;
 pub use tunnel::l2tp_tunnel;
 
 /// A fuzz target: its name, its body, and inputs to start from.
@@ -86,5 +88,10 @@ pub const TARGETS: &[Target] = &[
         name: "socks_datagram",
         run: socks_datagram,
         seeds: socks::datagrams,
+    },
+    Target {
+        name: "socks_gssapi",
+        run: socks_gssapi,
+        seeds: socks_gssapi::programs,
     },
 ];
