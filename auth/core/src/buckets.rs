@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 /// would let one host be 2^64 sources (RFC 6177).
 const IPV6_SOURCE_BITS: u8 = 64;
 
-/// The address that stands for all of its source.
-pub(crate) fn source_key(source: IpAddr) -> IpAddr {
+/// The address that stands for all of its source: an IPv4 address for itself, an IPv6 address for its /64, of which it
+/// is the first.
+pub fn source_key(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         v4 @ IpAddr::V4(_) => v4,
         v6 => IpPrefix::new(v6, IPV6_SOURCE_BITS).map_or(v6, |prefix| prefix.address()),

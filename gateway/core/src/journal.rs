@@ -15,11 +15,13 @@ pub enum Table {
     Counters,
     /// One record a user and pool with the address it had last.
     Leases,
+    /// One record a quota and whose it is with what was used of it. The engine knows nothing of them.
+    Quotas,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Table; 3] = [Table::Tunnels, Table::Counters, Table::Leases];
+    pub const ALL: [Table; 4] = [Table::Tunnels, Table::Counters, Table::Leases, Table::Quotas];
 
     /// The table's name in the store and in reports.
     pub fn as_str(self) -> &'static str {
@@ -27,6 +29,7 @@ impl Table {
             Table::Tunnels => "tunnels",
             Table::Counters => "counters",
             Table::Leases => "leases",
+            Table::Quotas => "quotas",
         }
     }
 }

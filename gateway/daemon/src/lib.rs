@@ -3,6 +3,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod host;
+pub mod limits;
 pub mod logs;
 pub mod run;
 pub mod sandbox;

@@ -56,7 +56,7 @@ pub(crate) fn open(path: &Path) -> Result<Database, Failure> {
         builder.set_check_integrity_on_open(true);
         let mut database = builder.create(path)?;
         match schema(&database)? {
-            Some(SCHEMA) => {}
+            Some(SCHEMA) => complete(&database)?,
             Some(newer) if newer > SCHEMA => return Err(Failure::Newer(newer)),
             Some(other) => return Err(Failure::Damaged(format!("layout {other} was never written"))),
             None => make_tables(&database)?,
@@ -79,6 +79,18 @@ fn schema(database: &Database) -> Result<Option<u64>, Failure> {
         Err(error) => return Err(error.into()),
     };
     Ok(meta.get(SCHEMA_KEY)?.map(|value| value.value()))
+}
+
+/// Makes the tables that the version which wrote the file did not have.
+fn complete(database: &Database) -> Result<(), Failure> {
+    let read = database.begin_read()?;
+    for table in Table::ALL {
+        match read.open_table(definition(table)) {
+            Err(TableError::TableDoesNotExist(_)) => return make_tables(database),
+            opened => drop(opened?),
+        }
+    }
+    Ok(())
 }
 
 fn make_tables(database: &Database) -> Result<(), Failure> {
@@ -170,12 +182,14 @@ pub(crate) fn rewrite(database: &Database, living: &dyn Living) -> Result<usize,
             let mut tunnels = open(Table::Tunnels)?;
             let mut counters = open(Table::Counters)?;
             let mut leases = open(Table::Leases)?;
+            let mut quotas = open(Table::Quotas)?;
             let mut failed = None;
             living.records(&SystemTime::now, &mut |record| {
                 let table = match record.table {
                     Table::Tunnels => &mut tunnels,
                     Table::Counters => &mut counters,
                     Table::Leases => &mut leases,
+                    Table::Quotas => &mut quotas,
                 };
                 match table.insert(record.key.as_ref(), record.value.as_ref()) {
                     Ok(_) => {

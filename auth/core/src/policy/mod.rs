@@ -44,6 +44,7 @@ mod rule;
 mod sets;
 mod special;
 
+pub use crate::buckets::source_key as source_of;
 pub use bucket::{Taken, TokenBucket};
 pub use effects::{ByteRate, Effects, SendProxy, SessionRate, SharedLimits, Upstream};
 pub use explain::{Explanation, Passed};

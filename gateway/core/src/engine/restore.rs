@@ -95,6 +95,8 @@ fn sort(
                 }
                 Err(problem) => problem,
             },
+            // They are of whoever counts.
+            JournalTable::Quotas => continue,
         };
         sorted.bad.push((record, problem.to_string()));
     }

@@ -124,6 +124,12 @@ impl Bucket {
         self.add(0);
     }
 
+    /// Whether it holds its burst: nothing that was drawn from it before counts any more.
+    pub fn is_full(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.level >= i128::from(self.burst)
+    }
+
     fn fill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.filled);
         self.filled = self.filled.max(now);
