@@ -47,6 +47,10 @@ pub struct ProtocolMetrics {
     pub terminations: Labelled<IntCounter>,
     /// Sessions and tunnels that were not admitted, by reason.
     pub refusals: Labelled<IntCounter>,
+    /// Sessions that a limit of policy refused, by the limit.
+    pub limited: Labelled<IntCounter>,
+    /// Sessions that were ended because policy, users or what is left of a quota changed, by what changed.
+    pub revoked: Labelled<IntCounter>,
     /// From the peers.
     pub rx: Traffic,
     /// To the peers.
@@ -77,6 +81,8 @@ pub(crate) struct ProtocolFamilies {
     durations: HistogramVec,
     terminations: IntCounterVec,
     refusals: IntCounterVec,
+    limited: IntCounterVec,
+    revoked: IntCounterVec,
     rx_packets: IntCounterVec,
     rx_bytes: IntCounterVec,
     tx_packets: IntCounterVec,
@@ -122,6 +128,16 @@ impl ProtocolFamilies {
             refusals: counter(
                 "sluice_refusals_total",
                 "Sessions and tunnels that were not admitted.",
+                &["protocol", "reason"],
+            )?,
+            limited: counter(
+                "sluice_policy_refusals_total",
+                "Sessions that a limit of policy refused.",
+                &["protocol", "reason"],
+            )?,
+            revoked: counter(
+                "sluice_policy_terminations_total",
+                "Live sessions that were ended because policy, users or what is left of a quota changed.",
                 &["protocol", "reason"],
             )?,
             rx_packets: counter(
@@ -177,6 +193,8 @@ impl ProtocolFamilies {
             }),
             terminations: counters(&self.terminations, name, &labels.causes),
             refusals: counters(&self.refusals, name, &labels.refusals),
+            limited: counters(&self.limited, name, &labels.limits),
+            revoked: counters(&self.revoked, name, &labels.revocations),
             rx: Traffic {
                 packets: child(&self.rx_packets, &[name]),
                 bytes: child(&self.rx_bytes, &[name]),

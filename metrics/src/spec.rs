@@ -28,6 +28,10 @@ pub struct Labels {
     pub causes: Vec<&'static str>,
     /// Reasons why sessions and tunnels are not admitted.
     pub refusals: Vec<&'static str>,
+    /// Limits of policy that refuse sessions.
+    pub limits: Vec<&'static str>,
+    /// What ends live sessions by a change around them.
+    pub revocations: Vec<&'static str>,
     /// Reasons why an admitted session was never established.
     pub setup_failures: Vec<&'static str>,
     /// What is counted about the way to targets, by families and labels that its owner has.

@@ -32,6 +32,8 @@ fn labels() -> Labels {
         states: vec!["opening", "established"],
         causes: vec!["user-request", "lost-carrier"],
         refusals: vec!["draining", "sessions"],
+        limits: vec!["user_sessions"],
+        revocations: vec!["denied"],
         setup_failures: vec!["auth_rejected"],
         backends: vec!["none", "file"],
         methods: vec!["pap"],

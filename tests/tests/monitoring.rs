@@ -55,6 +55,8 @@ fn families() -> Families {
             .collect(),
         causes: causes.clone(),
         refusals: Refused::ALL.map(Refused::as_str).to_vec(),
+        limits: vec!["user_sessions", "user_quota"],
+        revocations: vec!["denied"],
         setup_failures: causes.clone(),
         egress: Counter::ALL
             .iter()

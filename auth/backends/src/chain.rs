@@ -60,6 +60,17 @@ pub trait Backend: Send + Sync {
     fn try_cached(&self, _query: &Query<'_>) -> Option<Answer> {
         None
     }
+
+    /// What a user that authenticated before may have now, within microseconds and without waiting; `None`: it cannot
+    /// say. `name` is as in [`Query::name`].
+    fn look_up(
+        &self,
+        _name: &str,
+        _protocol: &str,
+        _wall: SystemTime,
+    ) -> Option<Result<Profile, RejectReason>> {
+        None
+    }
 }
 
 /// Who is told of every answer, for metrics. Called on the thread that asked: quick.
@@ -210,6 +221,42 @@ impl Authenticator {
         self.observer
             .answered(backend.name(), method, outcome, started.elapsed());
         Some(result)
+    }
+
+    /// What a user that authenticated before, under the name that backends know, may have now; `None`: nobody can say.
+    /// `realm` is the one it was looked up in; where nobody remembers that, it is taken from the name, if that is
+    /// certain.
+    pub fn look_up(
+        &self,
+        name: &str,
+        realm: Option<Option<&str>>,
+        protocol: &str,
+        wall: SystemTime,
+    ) -> Option<Result<Profile, RejectReason>> {
+        let config = self.config.load();
+        let realm = match realm {
+            Some(realm) => realm,
+            None => match name.rsplit_once('@') {
+                Some((_, realm)) => Some(realm),
+                None if config.realms.iter().any(|realm| realm.strip) => return None,
+                None => None,
+            },
+        };
+        let realm = realm.and_then(|name| {
+            config
+                .realms
+                .iter()
+                .find(|one| one.name.eq_ignore_ascii_case(name))
+        });
+        let is_asked = |backend: &&Arc<dyn Backend>| match realm {
+            Some(realm) if !realm.backends.is_empty() => {
+                realm.backends.iter().any(|one| one == backend.name())
+            }
+            _ => true,
+        };
+        let mut backends = self.backends.iter().filter(is_asked);
+        let found = backends.find_map(|backend| backend.look_up(name, protocol, wall))?;
+        Some(found.map(|profile| completed(profile, realm)))
     }
 
     /// Answers a request. A refusal is held back by the configured delay without holding a thread, which needs

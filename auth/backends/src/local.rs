@@ -7,7 +7,7 @@ use crate::user::User;
 use crate::users_file::{UsersError, UsersFile};
 use crate::users_table::{UserChange, UserTable};
 use sluice_auth::{
-    Argon2Cost, Credentials, Identity, Method, PasswordHash, RejectReason, Secret, WeakPassword,
+    Argon2Cost, Credentials, Identity, Method, PasswordHash, Profile, RejectReason, Secret, WeakPassword,
     check_new_password,
 };
 use std::sync::Arc;
@@ -226,6 +226,12 @@ impl Backend for LocalUsers {
 
     fn authenticate<'a>(&'a self, query: Query<'a>) -> Pending<'a> {
         Box::pin(self.check(query))
+    }
+
+    /// A user that is not there may be one of another backend.
+    fn look_up(&self, name: &str, protocol: &str, wall: SystemTime) -> Option<Result<Profile, RejectReason>> {
+        let user = self.users.get(name)?;
+        Some(user.admits(protocol, wall).map(|()| user.profile.clone()))
     }
 
     fn try_cached(&self, query: &Query<'_>) -> Option<Answer> {

@@ -34,6 +34,11 @@ impl Identity {
         &self.full
     }
 
+    /// The whole name, shared with this.
+    pub fn shared(&self) -> Arc<str> {
+        self.full.clone()
+    }
+
     /// The part before the realm.
     pub fn user(&self) -> &str {
         self.at.map_or(&self.full, |at| &self.full[..usize::from(at)])

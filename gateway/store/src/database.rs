@@ -277,3 +277,10 @@ pub(crate) fn set_schema(database: &Database, schema: u64) {
         .unwrap();
     write.commit().unwrap();
 }
+
+#[cfg(test)]
+pub(crate) fn drop_table(database: &Database, table: Table) {
+    let write = begin(database).unwrap();
+    write.delete_table(definition(table)).unwrap();
+    write.commit().unwrap();
+}

@@ -33,6 +33,9 @@ pub trait Control: Send + Sync {
     /// The policy in force.
     fn policy(&self) -> Arc<Policy>;
 
+    /// Users have changed: live sessions are judged again.
+    fn users_changed(&self);
+
     /// What its machine knows of a session now, with the engine's counters of it brought up to date before.
     /// `None`: there is no such session any more.
     fn describe_session(&self, session: SessionId) -> Answer<'_, Option<Vec<Fact>>>;

@@ -87,6 +87,8 @@ impl Control for Player {
         self.policy.clone()
     }
 
+    fn users_changed(&self) {}
+
     fn describe_session(&self, session: SessionId) -> Answer<'_, Option<Vec<Fact>>> {
         let found = self
             .engine

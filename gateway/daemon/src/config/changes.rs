@@ -44,8 +44,9 @@ pub struct Change {
 const IMPACTS: &[(&str, Impact)] = &[
     ("egress.", Impact::NewSessions),
     ("limits.", Impact::NewSessions),
-    ("policy.", Impact::NewSessions),
-    ("rule[", Impact::NewSessions),
+    ("policy.", Impact::Now),
+    ("quotas.", Impact::Now),
+    ("rule[", Impact::Now),
     ("limits.history", Impact::Now),
     ("log.level", Impact::Now),
     ("pools.", Impact::NewSessions),

@@ -23,6 +23,7 @@ use crate::config::Quotas;
 use buckets::Buckets;
 use counts::{Counted, Counts};
 use quotas::Accounts;
+use sluice_auth::Identity;
 use sluice_auth::policy::{Effects, Newcomers, Policy, SharedLimits, TooMany, source_of};
 use sluice_core::{Journal, Now, Record};
 use sluice_dataplane::relay::Limit;
@@ -55,9 +56,9 @@ pub struct Who {
 
 impl Who {
     /// A session of a user at an address.
-    pub fn new(user: Option<&str>, source: IpAddr) -> Self {
+    pub fn new(user: Option<&Identity>, source: IpAddr) -> Self {
         Self {
-            user: user.map(Arc::from),
+            user: user.map(Identity::shared),
             source: source_of(source),
         }
     }
@@ -93,6 +94,13 @@ pub struct Ledger {
     buckets: Buckets,
     accounts: Accounts,
     generation: AtomicU64,
+}
+
+impl Default for Ledger {
+    /// One for no rules and no quotas.
+    fn default() -> Self {
+        Self::new(&Policy::default(), &Quotas::new())
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -131,6 +139,15 @@ impl Ledger {
         self.changed();
     }
 
+    /// Whether nothing of what sessions share limits one that is given this.
+    pub fn is_free(&self, effects: &Effects) -> bool {
+        let is_free = |limits: &SharedLimits| {
+            limits.sessions.is_none() && limits.new_sessions.is_none() && limits.quota.is_none()
+        };
+        let counts = self.counts_sessions.load(Ordering::Relaxed);
+        !counts && is_free(&effects.per_user) && is_free(&effects.per_source)
+    }
+
     /// Whether a session may be that is given this. It is counted from the first time on that it may, as long as `held`
     /// is there; asked again, as for another address of the same target, it is not counted twice.
     pub fn admit(&self, who: &Who, effects: &Effects, held: &mut Held, now: Now) -> Result<(), Refused> {
@@ -143,13 +160,12 @@ impl Ledger {
             }
         }
         let was_counted = held.counted.is_some();
+        let has_rate = user.new_sessions.is_some() || source.new_sessions.is_some();
         if self.counts_sessions.load(Ordering::Relaxed) {
             self.counts
                 .admit(who, user.sessions, source.sessions, &mut held.counted)?;
         }
-        if !std::mem::replace(&mut held.is_known, true)
-            && (user.new_sessions.is_some() || source.new_sessions.is_some())
-        {
+        if has_rate && !std::mem::replace(&mut held.is_known, true) {
             let of_user = who.user.as_deref().zip(user.new_sessions);
             let of_source = source.new_sessions.map(|rate| (who.source, rate));
             if let Err(too_many) = lock(&self.newcomers).admit(of_user, of_source, now.instant) {

@@ -26,7 +26,7 @@ fn quotas(bytes: u64) -> Quotas {
 }
 
 fn who(user: &str, source: &str) -> Who {
-    Who::new((!user.is_empty()).then_some(user), source.parse().unwrap())
+    Who::new(Identity::parse(user.as_bytes()).as_ref(), source.parse().unwrap())
 }
 
 fn limited(sessions: u32) -> Effects {

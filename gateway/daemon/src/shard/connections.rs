@@ -5,12 +5,14 @@
 
 use super::Plane;
 use super::driver::Driver;
+use super::standing::{Ending, Standing};
+use crate::limits::Refused;
 use bytes::Bytes;
 use sluice_auth::{Profile, RejectReason};
 use sluice_core::{Now, SessionId};
 use sluice_spi::{
     ChannelRef, Close, Event, Input, LocalRef, MachineKey, Open, OpenError, PathStats, PeerAddr, RelaySpec,
-    StreamCodec, Target,
+    StreamCodec, Target, TerminateCause,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -70,6 +72,8 @@ pub enum Ask {
         session: SessionId,
         /// The machine's name of the session.
         local: LocalRef,
+        /// Whose the session is; `None`: nobody authenticated.
+        profile: Option<Rc<Profile>>,
         /// One channel.
         first: ChannelRef,
         /// The other.
@@ -201,6 +205,33 @@ impl<P: Plane> Driver<P> {
         }
     }
 
+    /// Says what a session stands on: it is judged again when policy or users change.
+    pub fn set_standing(&mut self, connection: &Connection, session: LocalRef, standing: Rc<Standing>) {
+        if !self.lives(connection) {
+            return;
+        }
+        let tunnel = self.slots.get_mut(connection.slot);
+        if let Some(entry) = tunnel.and_then(|tunnel| tunnel.sessions.get_mut(&session)) {
+            entry.standing = Some(standing);
+        }
+    }
+
+    /// Says which limit refuses what a connection asked for, before its machine hears that it is refused.
+    pub fn explain_refusal(&mut self, connection: &Connection, limit: Refused) {
+        if !self.lives(connection) {
+            return;
+        }
+        let tunnel = self.slots.get_mut(connection.slot);
+        let sessions = tunnel.into_iter().flat_map(|tunnel| tunnel.sessions.values_mut());
+        for entry in sessions {
+            entry.ending = Some(Box::new(Ending {
+                cause: TerminateCause::NasRequest,
+                code: limit.as_str(),
+                text: format!("the request was denied: {limit}"),
+            }));
+        }
+    }
+
     /// Keeps what is known of a connection's user: what it may do is asked for each time.
     pub(super) fn note_profile(
         &mut self,
@@ -281,9 +312,10 @@ impl<P: Plane> Driver<P> {
                 second,
                 early,
                 codec,
-            } => of(local).map(|(session, _)| Ask::Join {
+            } => of(local).map(|(session, profile)| Ask::Join {
                 session,
                 local,
+                profile,
                 first,
                 second,
                 early,

@@ -1,7 +1,7 @@
 //! The shard's way to the authentication backends.
 
 use super::contexts::unavailable;
-use super::{Acceptance, Authority, ContextAnswer, Ticket};
+use super::{Acceptance, Again, Authority, ContextAnswer, Ticket};
 use sluice_auth::{AuthRequest, Profile, RejectReason};
 use sluice_auth_backends::Authenticator;
 use sluice_core::Now;
@@ -58,6 +58,14 @@ impl Desk {
 impl Authority for Desk {
     fn try_cached(&self, request: &AuthRequest, now: Now) -> Option<Result<Profile, RejectReason>> {
         self.authenticator.try_cached(request, now.instant, now.wall)
+    }
+
+    fn again(&self, user: &str, realm: Option<Option<&str>>, protocol: &str, now: Now) -> Again {
+        match self.authenticator.look_up(user, realm, protocol, now.wall) {
+            Some(Ok(profile)) => Again::Is(Box::new(profile)),
+            Some(Err(reason)) => Again::Refused(reason),
+            None => Again::Unknown,
+        }
     }
 
     fn ask(&self, ticket: Ticket, request: Box<AuthRequest>) -> bool {

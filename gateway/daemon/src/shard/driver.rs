@@ -8,10 +8,11 @@ use super::tap::Traced;
 use super::wheel::Wheel;
 use super::{Answer, Authority, Counters, Plane};
 use crate::admin::Traces;
+use crate::limits::Ledger;
 use crate::logs::Limiter;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use sluice_auth::policy::{Command, Policy, Request, Subject};
+use sluice_auth::policy::Policy;
 use sluice_auth::{Profile, RejectReason, Verdict};
 use sluice_core::{Engine, Now, Origin, RestoredTunnel, SessionId, TunnelId};
 use sluice_spi::{
@@ -68,6 +69,8 @@ pub struct Parts<P> {
     pub traces: Arc<Traces>,
     /// Who may do what.
     pub policy: Arc<ArcSwap<Policy>>,
+    /// What sessions share.
+    pub ledger: Arc<Ledger>,
     /// The listeners.
     pub listeners: Vec<Listener>,
 }
@@ -81,7 +84,8 @@ pub struct Driver<P> {
     pub(super) counters: Box<dyn Counters>,
     pub(super) entropy: Box<dyn Entropy>,
     pub(super) traces: Arc<Traces>,
-    policy: Arc<ArcSwap<Policy>>,
+    pub(super) policy: Arc<ArcSwap<Policy>>,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) listeners: Vec<Listener>,
     pub(super) slots: Slots,
     by_key: HashMap<(usize, MachineKey), u32>,
@@ -112,6 +116,7 @@ impl<P: Plane> Driver<P> {
             entropy: parts.entropy,
             traces: parts.traces,
             policy: parts.policy,
+            ledger: parts.ledger,
             listeners: parts.listeners,
             slots: Slots::default(),
             by_key: HashMap::new(),
@@ -219,26 +224,18 @@ impl<P: Plane> Driver<P> {
         answer: Result<Profile, RejectReason>,
         now: Now,
     ) -> Verdict {
-        let answer = answer.and_then(|profile| match self.may_be(slot, local, &profile) {
-            true => Ok(profile),
-            false => Err(RejectReason::NotPermitted),
-        });
-        self.note_profile(slot, local, &answer);
-        self.engine.authorize(session, answer, now)
-    }
-
-    fn may_be(&self, slot: u32, local: LocalRef, profile: &Profile) -> bool {
-        let Some(tunnel) = self.slots.get(slot) else {
-            return false;
+        let admitted = match &answer {
+            Ok(profile) => self.admit(slot, local, profile.clone(), now),
+            Err(reason) => Err(*reason),
         };
-        let request = Request {
-            command: Command::Session,
-            listener: &tunnel.origin.listener,
-            protocol: tunnel.origin.protocol,
-            client: tunnel.sessions.get(&local).map(|entry| entry.peer.ip()),
-            user: Some(Subject::from(profile)),
-        };
-        self.policy.load().decide_session(&request).allowed()
+        if admitted.is_ok() {
+            self.note_profile(slot, local, &answer);
+        }
+        let verdict = self.engine.authorize(session, admitted, now);
+        if let Verdict::Reject(_) = verdict {
+            self.stand_down(slot, local);
+        }
+        verdict
     }
 
     /// Takes a tunnel's machine from its checkpoint. One that cannot be used is set aside by the engine.

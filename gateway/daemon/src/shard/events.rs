@@ -194,8 +194,11 @@ impl<P: Plane> Driver<P> {
         if let Some(entry) = entry {
             let joined = entry.carried.as_ref().map(|carried| carried());
             let stats = path.or(joined).unwrap_or_default();
+            Self::charge_last(entry.standing.as_ref(), &stats, now);
             self.forget_session(entry.id, now);
-            self.engine.session_down(entry.id, ended, stats, now);
+            let explained = entry.ending.as_ref().and_then(|ending| ending.explain(ended));
+            self.engine
+                .session_down(entry.id, explained.as_ref().unwrap_or(ended), stats, now);
         }
         self.mark_dirty(slot);
     }
@@ -275,6 +278,11 @@ impl<P: Plane> Driver<P> {
     /// Removes the path of a session that goes on, and tells the engine what it has carried.
     fn remove_path(&mut self, slot: u32, local: LocalRef, now: Now) {
         if let Some((id, stats)) = self.take_path(slot, local) {
+            let entry = self.session(slot, local);
+            if let Some(standing) = entry.and_then(|entry| entry.standing.as_ref()) {
+                Self::charge_last(Some(standing), &stats, now);
+                standing.set_charged(0);
+            }
             self.engine.update_counters(id, stats, now);
         }
     }
@@ -293,10 +301,13 @@ impl<P: Plane> Driver<P> {
             let Some(known) = self.engine.session(id) else {
                 continue;
             };
+            let user = known.identity.as_ref();
+            let standing = user.map(|user| self.standing_again(user, known.peer.remote.ip()));
             let Some(tunnel) = self.slots.get_mut(slot) else {
                 return;
             };
-            let session = Session::new(id, known.peer, known.identity);
+            let mut session = Session::new(id, known.peer, known.identity);
+            session.standing = standing;
             tunnel.sessions.insert(local, Box::new(session));
             self.by_session.insert(id, (slot, local));
         }

@@ -5,6 +5,7 @@ use super::Plane;
 use super::connections::{Ask, Connection, Outbox};
 use super::driver::Driver;
 use super::slots::Session;
+use super::standing::Asked;
 use bytes::Bytes;
 use sluice_auth::Profile;
 use sluice_core::{Now, Origin, SessionId};
@@ -65,6 +66,8 @@ pub fn reset(sockets: &[OwnedFd]) {
 pub(super) struct Left {
     pub(super) local: LocalRef,
     pub(super) profile: Option<Rc<Profile>>,
+    /// What was asked of policy.
+    pub(super) asked: Asked,
     /// The machine's checkpoint.
     pub(super) checkpoint: Bytes,
     /// The engine's record of the session.
@@ -152,13 +155,16 @@ impl<P: Plane> Driver<P> {
         let slot = connection.slot;
         let (&local, entry) = self.slots.get(slot)?.sessions.first_key_value()?;
         let (id, profile, stats) = (entry.id, entry.profile.clone(), entry.stats(&self.plane));
+        let standing = entry.standing.clone()?;
         if let Some(stats) = stats {
+            Self::charge_last(Some(&standing), &stats, now);
             self.engine.update_counters(id, stats, now);
         }
         let checkpoint = self.guarded(slot, |machine| Ok(machine.checkpoint(now.instant)));
         let left = Left {
             local,
             profile,
+            asked: standing.asked.clone(),
             checkpoint: checkpoint.flatten()?,
             session: self.engine.connection_record(id)?,
         };
@@ -233,4 +239,4 @@ impl<P: Plane> Driver<P> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

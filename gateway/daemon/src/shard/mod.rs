@@ -16,6 +16,7 @@ mod report;
 mod requests;
 mod runner;
 mod slots;
+mod standing;
 mod streams;
 mod sweep;
 mod tap;
@@ -32,6 +33,7 @@ pub use handover::{KeptConnection, RestoredConnection, TakenUp, reset};
 pub use remote::{ANSWER_TIME, FREEZE_TIME, INBOX, Inbox, Remote, Silent, Status, inbox};
 pub use runner::{ListenerSetup, Restored, Setup, start};
 pub use slots::Ticket;
+pub use standing::{Again, Asked, Ending, KnownRealm, Limited, Standing};
 pub use streams::{ACCEPT_FAILED, Reach};
 
 use sluice_auth::{AuthRequest, Profile, RejectReason};
@@ -49,6 +51,12 @@ pub trait Authority: Send {
     /// The answer where it can be given on this thread at once.
     fn try_cached(&self, request: &AuthRequest, now: Now) -> Option<Result<Profile, RejectReason>>;
 
+    /// What is known now of a user that authenticated before. `realm` is the one it was looked up in; `None`: nobody
+    /// remembers. Quick, and without waiting.
+    fn again(&self, _user: &str, _realm: Option<Option<&str>>, _protocol: &str, _now: Now) -> Again {
+        Again::Unknown
+    }
+
     /// Asks for an answer that comes back later by [`Driver::answer`] with this ticket. False: too many
     /// questions are open already.
     fn ask(&self, ticket: Ticket, request: Box<AuthRequest>) -> bool;
@@ -65,4 +73,10 @@ pub trait Counters: Send {
 
     /// Something else that a module counts.
     fn counted(&self, protocol: &'static str, name: &'static str);
+
+    /// A session was refused by a limit.
+    fn limited(&self, protocol: &'static str, reason: &'static str);
+
+    /// A session is ended by what has changed around it.
+    fn revoked(&self, protocol: &'static str, reason: &'static str);
 }

@@ -21,6 +21,18 @@ impl Counters for Counted {
             protocol.events.get(name).inc();
         }
     }
+
+    fn limited(&self, protocol: &'static str, reason: &'static str) {
+        if let Some(protocol) = self.0.protocol(protocol) {
+            protocol.limited.get(reason).inc();
+        }
+    }
+
+    fn revoked(&self, protocol: &'static str, reason: &'static str) {
+        if let Some(protocol) = self.0.protocol(protocol) {
+            protocol.revoked.get(reason).inc();
+        }
+    }
 }
 
 /// Takes over what the data plane counted since the last time.

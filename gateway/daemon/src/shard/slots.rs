@@ -1,6 +1,7 @@
 //! The machines of a shard and their sessions.
 
 use super::connections::{Carried, Outbox};
+use super::standing::{Ending, Standing};
 use sluice_auth::{Identity, Profile};
 use sluice_core::{Origin, SessionId, TunnelId};
 use sluice_spi::{DataPath, LocalRef, Machine, MachineKey, PathKey, PathRef, PathStats, PeerAddr};
@@ -55,6 +56,10 @@ pub(super) struct Session {
     pub(super) path: Option<PathRef>,
     /// Whose it is, where its protocol has no tunnels: what it may do is asked for each time.
     pub(super) profile: Option<Rc<Profile>>,
+    /// What it stands on, once policy has let it be.
+    pub(super) standing: Option<Rc<Standing>>,
+    /// Why it is to end, in more exact words than its machine has.
+    pub(super) ending: Option<Box<Ending>>,
     /// What its joined channels carry.
     pub(super) carried: Option<Carried>,
     /// Packets from the peer at the last sweep.
@@ -72,6 +77,8 @@ impl Session {
             id,
             path: None,
             profile: None,
+            standing: None,
+            ending: None,
             carried: None,
             rx_packets: 0,
             key: None,

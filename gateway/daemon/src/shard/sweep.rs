@@ -2,6 +2,7 @@
 
 use super::Plane;
 use super::driver::Driver;
+use super::standing::Shaken;
 use sluice_core::Now;
 use sluice_spi::{Input, LocalRef};
 use std::ops::Bound;
@@ -30,7 +31,7 @@ impl<P: Plane> Driver<P> {
                 return;
             }
             let slot = self.sweep.slot;
-            let (seen, active) = self.look_at(slot, left, now);
+            let (seen, active, shaken) = self.look_at(slot, left, now);
             left -= seen;
             if left > 0 {
                 self.sweep = Sweep {
@@ -38,6 +39,7 @@ impl<P: Plane> Driver<P> {
                     after: None,
                 };
             }
+            self.settle_shaken(slot, shaken, now);
             if !active.is_empty() {
                 for session in active {
                     self.give(slot, Input::PathActive { session }, now);
@@ -48,19 +50,22 @@ impl<P: Plane> Driver<P> {
     }
 
     /// Looks at up to `count` sessions of a slot, behind the last one. How many there were, and which received
-    /// something.
-    fn look_at(&mut self, slot: u32, count: usize, now: Now) -> (usize, Vec<LocalRef>) {
-        let (mut seen, mut active) = (0, Vec::new());
+    /// something, and for which policy, users or a quota are no longer what they were.
+    fn look_at(&mut self, slot: u32, count: usize, now: Now) -> (usize, Vec<LocalRef>, Shaken) {
+        let (mut seen, mut active, mut shaken) = (0, Vec::new(), Shaken::default());
         let Some(tunnel) = self.slots.get_mut(slot) else {
-            return (seen, active);
+            return (seen, active, shaken);
         };
+        let generation = self.ledger.generation();
         let start = self.sweep.after.map_or(Bound::Unbounded, Bound::Excluded);
         for (&local, session) in tunnel.sessions.range_mut((start, Bound::Unbounded)).take(count) {
             seen += 1;
             self.sweep.after = Some(local);
-            let Some(stats) = session.stats(&self.plane) else {
-                continue;
-            };
+            let stats = session.stats(&self.plane);
+            if let Some(standing) = &session.standing {
+                shaken.look_at(local, standing, stats.as_ref(), generation, now.wall);
+            }
+            let Some(stats) = stats else { continue };
             self.engine.update_counters(session.id, stats, now);
             // Machines of connections look after their own channels.
             if session.path.is_some() && stats.rx_packets != session.rx_packets {
@@ -68,7 +73,7 @@ impl<P: Plane> Driver<P> {
                 active.push(local);
             }
         }
-        (seen, active)
+        (seen, active, shaken)
     }
 
     /// Looks at all sessions, for a restart.

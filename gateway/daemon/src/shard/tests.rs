@@ -1,15 +1,15 @@
 //! A driver with the real L2TP module and a real engine, against the testkit's LAC, in virtual time.
 
-use super::{Answer, Authority, Counters, Driver, Listener, Parts, Plane, Ticket};
-use sluice_auth::{AuthRequest, Credentials, Profile, RejectReason, Secret};
+use super::{Answer, Driver, Listener, Parts, Plane, Ticket};
+use sluice_auth::Profile;
 use sluice_core::{
-    Allocation, Engine, EngineConfig, EngineEvent, Ipv4Block, Journal, MemoryJournal, Now, Observer, Origin,
-    PoolConfig, SessionQuery, State,
+    Allocation, Engine, EngineConfig, Ipv4Block, Journal, MemoryJournal, Now, Observer, Origin, PoolConfig,
+    SessionQuery, State,
 };
 use sluice_spi::{
-    CallInfo, ContextRequest, DataPath, Ended, Event, Fact, Fault, Input, LocalRef, Machine, MachineKey,
-    Module, PathError, PathRef, PathSpec, PathStats, PathUpdate, Payload, PeerAddr, SessionKind, ShardId,
-    Shards, TerminateCause, Transmit, TunnelInfo, config,
+    CallInfo, DataPath, Ended, Event, Fact, Fault, Input, LocalRef, Machine, MachineKey, Module, PathError,
+    PathRef, PathSpec, PathStats, PathUpdate, Payload, PeerAddr, SessionKind, ShardId, Shards,
+    TerminateCause, Transmit, TunnelInfo, config,
 };
 use sluice_testkit::Seeded;
 use sluice_testkit::lac::{Lac, LacConfig, LacEvent};
@@ -17,6 +17,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, UNIX_EPOCH};
+
+mod fakes;
+
+pub(super) use self::fakes::{Counted, Failed, OnePassword};
 
 const PASSWORD: &[u8] = b"password";
 
@@ -79,62 +83,6 @@ impl DataPath for FakePlane {
 impl Plane for FakePlane {
     fn send(&mut self, _: usize, _: PeerAddr, packet: &[u8]) {
         self.sent.push_back(packet.to_vec());
-    }
-}
-
-/// Knows one password. Answers at once, or keeps the question for the test to answer.
-pub(super) struct OnePassword {
-    pub(super) later: Option<Arc<Mutex<Vec<Ticket>>>>,
-}
-
-fn profile(request: &AuthRequest) -> Result<Profile, RejectReason> {
-    match &request.credentials {
-        Credentials::Pap { identity, password } if *password == Secret::new(PASSWORD) => {
-            Ok(Profile::new(identity.clone()))
-        }
-        _ => Err(RejectReason::BadCredentials),
-    }
-}
-
-impl Authority for OnePassword {
-    fn try_cached(&self, request: &AuthRequest, _: Now) -> Option<Result<Profile, RejectReason>> {
-        self.later.is_none().then(|| profile(request))
-    }
-
-    fn ask(&self, ticket: Ticket, _: Box<AuthRequest>) -> bool {
-        self.later.as_ref().is_some_and(|later| {
-            later.lock().unwrap().push(ticket);
-            true
-        })
-    }
-
-    fn accept(&self, _: Ticket, _: usize, _: Box<ContextRequest>) -> bool {
-        false
-    }
-}
-
-#[derive(Clone, Default)]
-pub(super) struct Counted(Arc<Mutex<BTreeMap<&'static str, u32>>>);
-
-impl Counters for Counted {
-    fn dropped(&self, _: &'static str, reason: &'static str) {
-        *self.0.lock().unwrap().entry(reason).or_default() += 1;
-    }
-
-    fn counted(&self, _: &'static str, name: &'static str) {
-        *self.0.lock().unwrap().entry(name).or_default() += 1;
-    }
-}
-
-/// What became of calls that came to nothing.
-#[derive(Default)]
-pub(super) struct Failed(Mutex<Vec<(String, String)>>);
-
-impl Observer for Failed {
-    fn on_event(&self, event: &EngineEvent) {
-        if let EngineEvent::CallFailed { label, reason } = event {
-            self.0.lock().unwrap().push((label.clone(), reason.clone()));
-        }
     }
 }
 
@@ -209,6 +157,7 @@ fn observed_gateway(
         entropy: Box::new(Seeded::new(3)),
         traces: Arc::default(),
         policy: Arc::default(),
+        ledger: Arc::default(),
         listeners: vec![Listener {
             origin,
             module,

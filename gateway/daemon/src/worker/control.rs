@@ -6,6 +6,7 @@ use crate::admin::{
     RuntimeStatus, ServiceStatus, ShardStatus,
 };
 use crate::config::{Change, Config};
+use crate::limits::Ledger;
 use crate::logs::Level;
 use crate::shard::{Reach, Remote, Silent};
 use arc_swap::ArcSwap;
@@ -49,6 +50,7 @@ pub(super) struct Running {
     pub(super) routes: Arc<Routes>,
     pub(super) policy: Arc<ArcSwap<Policy>>,
     pub(super) reach: Arc<ArcSwap<Reach>>,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) shards: Vec<Remote>,
     pub(super) config: Arc<Config>,
     pub(super) path: Option<PathBuf>,
@@ -199,7 +201,10 @@ impl Running {
             Err(error) => notes.push(format!("targets are reached as before: {error}")),
         }
         let listening = self.addresses.iter().map(|one| one.address);
-        self.policy.store(Arc::new(reach::policy(&config, listening)));
+        let policy = Arc::new(reach::policy(&config, listening));
+        self.policy.store(policy.clone());
+        self.ledger
+            .reconfigure(&policy, &config.quotas, SystemTime::now());
         let report = self.engine.reconfigure(config.engine.clone());
         let former = self.host().pools.clone();
         if self.device.on && former != config.engine.pools {
@@ -365,6 +370,10 @@ impl Control for Running {
 
     fn policy(&self) -> Arc<Policy> {
         self.policy.load_full()
+    }
+
+    fn users_changed(&self) {
+        self.ledger.changed();
     }
 
     fn describe_session(&self, session: SessionId) -> Answer<'_, Option<Vec<Fact>>> {

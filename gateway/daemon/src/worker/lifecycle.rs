@@ -32,6 +32,9 @@ const LAST_CHANCE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// After so many ticks it is journalled what was used of quotas: what is lost when the process is killed.
+const SAVE_QUOTAS: u32 = 5;
+
 /// Why serving ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -48,6 +51,8 @@ enum End {
 /// What is looked at once a second.
 #[derive(Default)]
 struct Chores {
+    /// How often it was looked.
+    looks: u32,
     /// What was wrong with the users file when it was last read.
     complaint: Option<String>,
     status: String,
@@ -132,6 +137,10 @@ impl Gateway {
         self.tell("that the worker is alive", self.link.alive(SILENCE));
         self.users.expire_cache(SystemTime::now());
         self.tell_store_news();
+        chores.looks = chores.looks.wrapping_add(1);
+        if chores.looks.is_multiple_of(SAVE_QUOTAS) {
+            self.ledger.save(&*self.store);
+        }
         // A file that is not there, or cannot be looked at, is one that cannot be read.
         if self.users.file().is_stale().unwrap_or(true) {
             let complaint = self.plane.reload_users().await.err();
@@ -169,6 +178,7 @@ impl Gateway {
     /// Makes all changes durable. Where a new worker or a later start goes on from them, a store that has failed gets
     /// one more chance while everything is still known.
     fn save(&self, end: End) {
+        self.ledger.save(&*self.store);
         let mut saved = self.store.flush();
         let goes_on = matches!(end, End::Restart | End::Orphaned);
         if saved.is_err() && goes_on && self.store.recover(LAST_CHANCE).is_ok() {

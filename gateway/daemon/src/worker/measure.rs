@@ -1,8 +1,8 @@
 //! The metrics: their labels, and what is read when they are asked for.
 
 use crate::admin::Configs;
-use crate::host;
 use crate::shard::{ACCEPT_FAILED, Reach, Remote};
+use crate::{host, limits};
 use arc_swap::ArcSwap;
 use sluice_auth::{Method, RejectReason};
 use sluice_auth_backends::{AuthObserver, LocalUsers, NO_BACKEND};
@@ -39,6 +39,11 @@ pub(super) fn labels() -> Labels {
         states: shown.map(State::as_str).collect(),
         causes: causes.clone(),
         refusals: Refused::ALL.into_iter().map(Refused::as_str).collect(),
+        limits: limits::Refused::ALL
+            .into_iter()
+            .map(limits::Refused::as_str)
+            .collect(),
+        revocations: vec!["denied", "quota_used_up", "user_changed"],
         setup_failures: causes,
         egress: Counter::ALL
             .iter()

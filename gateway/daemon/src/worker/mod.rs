@@ -12,6 +12,7 @@ mod entropy;
 mod greeting;
 mod held;
 mod kept;
+mod ledger;
 mod lifecycle;
 mod measure;
 mod memory;

@@ -4,12 +4,14 @@ use super::connections::Before;
 use super::control::{Address, Host, RestartWanted, Running, add_routes};
 use super::entropy;
 use super::kept::KeptText;
+use super::ledger::{self, Everything};
 use super::measure::{self, Answers, Sources};
 use super::observer::{DRAINING, Fanout};
 use super::shards::{self, Shared};
 use super::{CannotStart, Prepared, contexts, greeting, reach};
 use crate::admin::{Configs, Events, Parts, Plane, ServiceStatus, Traces, static_addresses};
 use crate::config::Config;
+use crate::limits::Ledger;
 use crate::sandbox::{LayerState, SandboxStatus};
 use crate::shard::{Remote, Restored};
 use arc_swap::ArcSwap;
@@ -46,6 +48,10 @@ pub(super) struct Gateway {
     pub(super) shards: Vec<Remote>,
     /// Whether the host's network was changed.
     pub(super) device: bool,
+    /// What sessions share.
+    pub(super) ledger: Arc<Ledger>,
+    /// Held for the store, which asks it for everything after a failure.
+    pub(super) _living: Arc<dyn Living>,
 }
 
 /// Serves until the keeper or a fault ends it.
@@ -250,8 +256,14 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
     let remotes = ends.remotes.clone();
     fanout.set_shards(remotes.clone());
     let records = store.load().map_err(CannotStart::because)?;
+    let listening = prepared.listening.iter().map(|one| one.address);
+    let policy = Arc::new(ArcSwap::from_pointee(reach::policy(&config, listening)));
+    let (ledger, records) = ledger::recall(&policy.load(), &config, records);
     let tunnels = shards::recall(&engine, records, &config, shards);
-    let living: Arc<dyn Living> = engine.clone();
+    let living: Arc<dyn Living> = Arc::new(Everything {
+        engine: engine.clone(),
+        ledger: ledger.clone(),
+    });
     store.set_living(Arc::downgrade(&living));
     let mut before = prepared.before;
     let connections = before.recall(&engine, &config, shards);
@@ -261,12 +273,11 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
         .map(|(tunnels, connections)| Restored { tunnels, connections });
     let routes = Arc::new(Routes::new(OUTSIDE_POOLS));
     add_routes(&routes, &config);
-    let listening = prepared.listening.iter().map(|one| one.address);
-    let policy = Arc::new(ArcSwap::from_pointee(reach::policy(&config, listening)));
     let reach = Arc::new(ArcSwap::from_pointee(reach::start(&config)?));
     let shared = Shared {
         reach: reach.clone(),
         policy: policy.clone(),
+        ledger: ledger.clone(),
         engine: engine.clone(),
         authenticator: Arc::new(authenticator(&config, &users, &metrics)),
         acceptance: contexts::acceptance(&config)?,
@@ -286,6 +297,7 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
         routes,
         policy,
         reach: reach.clone(),
+        ledger: ledger.clone(),
         shards: remotes.clone(),
         config: config.clone(),
         path: prepared.path.clone(),
@@ -353,6 +365,8 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
         plane,
         shards: remotes,
         device,
+        ledger,
+        _living: living,
     };
     Ok((gateway, before))
 }

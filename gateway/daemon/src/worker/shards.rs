@@ -5,6 +5,7 @@ use super::sockets::{Bound, Listening};
 use super::{CannotStart, now};
 use crate::admin::Traces;
 use crate::config::Config;
+use crate::limits::Ledger;
 use crate::shard::{self, Acceptance, Inbox, ListenerSetup, Reach, Remote, Restored, Setup};
 use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub(super) routes: Arc<Routes>,
     pub(super) reach: Arc<ArcSwap<Reach>>,
     pub(super) policy: Arc<ArcSwap<Policy>>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 /// The far and the near ends of all shards' inboxes.
@@ -108,6 +110,7 @@ pub(super) fn start(
             routes: shared.routes.clone(),
             reach: shared.reach.clone(),
             policy: shared.policy.clone(),
+            ledger: shared.ledger.clone(),
             path_capacity: usize::try_from(config.engine.limits.sessions).unwrap_or(usize::MAX),
             restored,
         };

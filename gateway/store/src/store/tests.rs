@@ -39,6 +39,25 @@ fn a_newer_layout_is_moved_aside_whole() {
 }
 
 #[test]
+fn a_table_that_an_older_version_did_not_have_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    put(&store, "a");
+    store.flush().unwrap();
+    let older = |database: &Database| {
+        database::drop_table(database, Table::Quotas);
+        Ok(())
+    };
+    store.shared.with_database(older).unwrap();
+    drop(store);
+    let store = Store::open(directory.path()).unwrap();
+    store.put(Table::Quotas, key("b"), key("value")).unwrap();
+    store.flush().unwrap();
+    let tables: Vec<Table> = store.load().unwrap().iter().map(|record| record.table).collect();
+    assert_eq!(tables, [Table::Tunnels, Table::Quotas]);
+}
+
+#[test]
 fn a_store_in_use_is_said_to_be_so() {
     let directory = tempfile::tempdir().unwrap();
     let _first = Store::open(directory.path()).unwrap();

@@ -274,6 +274,9 @@ pub(crate) struct Changed {
 pub(crate) fn take_effect(plane: &Plane, changes: &[UserChange], counted: &str) -> usize {
     let addresses = static_addresses(&plane.users().table());
     plane.engine().set_static_addresses(&addresses);
+    if !changes.is_empty() {
+        plane.control().users_changed();
+    }
     let mut ended = 0;
     for change in changes.iter().filter(|change| change.ends_sessions()) {
         let sessions = plane.engine().end_user(&change.name, TerminateCause::AdminReset);

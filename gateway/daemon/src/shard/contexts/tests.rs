@@ -75,6 +75,7 @@ fn world(authority: impl FnOnce(Asked) -> Box<dyn Authority>) -> World {
         entropy: entropy(),
         traces: Arc::default(),
         policy: Arc::default(),
+        ledger: Arc::default(),
         listeners: vec![Listener {
             origin: Origin {
                 protocol: "socks",

@@ -1,8 +1,11 @@
 //! Connections of the real SOCKS module between two drivers.
 
+use super::super::Standing;
 use super::super::tests::{Counted, Failed, FakePlane, OnePassword};
 use super::super::{Listener, Parts};
 use super::*;
+use crate::limits::{Held, Ledger, Who};
+use sluice_auth::policy::{Command, Effects};
 use sluice_core::{Engine, EngineConfig, MemoryJournal, Session as Known, State};
 use sluice_spi::{ChannelRef, Close, Input, JoinEnd, PathStats, ShardId, config};
 use sluice_testkit::Seeded;
@@ -14,14 +17,14 @@ const CONNECT: &[u8] = &[5, 1, 0, 1, 198, 51, 100, 7, 0, 80];
 const OTHER: ChannelRef = ChannelRef(1);
 const LISTENER: usize = 0;
 
-struct World {
-    now: Now,
+pub(in super::super) struct World {
+    pub(in super::super) now: Now,
     shard: ShardId,
-    engine: Arc<Engine>,
-    driver: Driver<FakePlane>,
+    pub(in super::super) engine: Arc<Engine>,
+    pub(in super::super) driver: Driver<FakePlane>,
 }
 
-fn world(shard: u16, later: Duration) -> World {
+pub(in super::super) fn world(shard: u16, later: Duration) -> World {
     let now = Now {
         instant: Instant::now() + later,
         wall: UNIX_EPOCH + Duration::from_secs(1_800_000_000) + later,
@@ -43,6 +46,7 @@ fn world(shard: u16, later: Duration) -> World {
         entropy: entropy(),
         traces: Arc::default(),
         policy: Arc::default(),
+        ledger: Arc::default(),
         listeners: vec![Listener {
             origin: Origin {
                 protocol: "socks",
@@ -70,6 +74,19 @@ fn peer() -> PeerAddr {
     }
 }
 
+/// What a connection stands on.
+pub(in super::super) fn standing(ledger: &Ledger, effects: &Effects) -> Rc<Standing> {
+    let asked = Asked {
+        command: Command::Connect,
+        name: None,
+        // No special address, so that rules alone decide.
+        address: Some([192, 1, 2, 80].into()),
+        port: 80,
+    };
+    let who = Who::new(None, peer().remote.ip());
+    Standing::new(asked, who, Held::default(), effects, ledger.generation(), ledger)
+}
+
 fn carried() -> PathStats {
     PathStats {
         rx_bytes: 1000,
@@ -84,7 +101,7 @@ impl World {
     }
 
     /// A connection whose client has asked for a target.
-    fn asking(&mut self) -> Connection {
+    pub(in super::super) fn asking(&mut self) -> Connection {
         let connection = self.driver.connected(LISTENER, peer(), self.now).unwrap();
         for bytes in [GREETING, CONNECT] {
             let channel = ChannelRef::FIRST;
@@ -94,7 +111,7 @@ impl World {
     }
 
     /// One whose streams are joined.
-    fn joined(&mut self) -> Connection {
+    pub(in super::super) fn joined(&mut self) -> Connection {
         let connection = self.asking();
         let opened = Input::ChannelOpened {
             channel: OTHER,
@@ -104,6 +121,8 @@ impl World {
         self.tell(&connection, opened);
         self.driver
             .set_carried(&connection, LocalRef(1), Rc::new(carried));
+        let standing = standing(&self.driver.ledger, &Effects::default());
+        self.driver.set_standing(&connection, LocalRef(1), standing);
         connection
     }
 

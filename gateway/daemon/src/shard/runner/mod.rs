@@ -21,6 +21,7 @@ use super::streams::{Reach, Source, Streams, accept};
 use super::{Acceptance, Desk, Driver, Listener, Parts, RestoredConnection};
 use crate::admin::Traces;
 use crate::config::Intake;
+use crate::limits::Ledger;
 use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
 use sluice_auth_backends::Authenticator;
@@ -89,6 +90,8 @@ pub struct Setup {
     pub reach: Arc<ArcSwap<Reach>>,
     /// Who may go where.
     pub policy: Arc<ArcSwap<Policy>>,
+    /// What sessions share.
+    pub ledger: Arc<Ledger>,
     /// Most paths.
     pub path_capacity: usize,
     /// What to go on with.
@@ -213,6 +216,7 @@ fn assemble(setup: Setup, inbox: Inbox) -> io::Result<(Runner, Restored)> {
         entropy: own_entropy,
         traces: setup.traces,
         policy: setup.policy.clone(),
+        ledger: setup.ledger,
         listeners,
     };
     let metrics = setup.metrics.clone();

@@ -208,6 +208,7 @@ impl Gateway {
             let setup = Setup {
                 reach: reach(),
                 policy: Arc::default(),
+                ledger: Arc::default(),
                 shard,
                 engine: engine.clone(),
                 authenticator: authenticator.clone(),

@@ -1,10 +1,13 @@
 //! Relays of datagrams that connections ask for (SOCKS UDP ASSOCIATE).
 
+use super::super::standing::{Asked, Standing};
+use super::limits::Relayed;
 use super::tally::Tally;
 use super::task::IDLE_DATAGRAMS;
 use super::way::Question;
 use super::{Source, Streams};
 use sluice_auth::Host;
+use sluice_auth::policy::Effects;
 use sluice_dataplane::relay::datagrams::{
     Cause, DatagramRelay, Decision, Handle, Options, Outcome, Parked, Ports, Reach, Refusal, Resolve,
     Settings, Stats, Verdict, Way,
@@ -18,7 +21,7 @@ use tokio::task::JoinHandle;
 /// Who decides where one relay may send to: the policy, asked for each target anew.
 struct Targets {
     streams: Rc<Streams>,
-    make: Box<dyn Fn() -> Question>,
+    make: Questions,
     asker: u64,
     /// Whether the client sends over IPv4.
     ipv4: bool,
@@ -81,24 +84,30 @@ fn first(question: &Question, mut addresses: Vec<IpAddr>, port: u16, ipv4: bool)
     allowed.ok_or(refusal)
 }
 
+/// What makes questions about the targets of one session.
+type Questions = Box<dyn Fn() -> Question>;
+
 /// Opens a relay on the address that the client connected to. Gives the address to tell the client, too.
 pub(super) fn open(
     streams: &Rc<Streams>,
     spec: RelaySpec,
     local: IpAddr,
-    make: Box<dyn Fn() -> Question>,
+    question: &Question,
     asker: u64,
-) -> Result<(DatagramRelay, SocketAddr), ChannelFailure> {
-    if make().is_hopeless() {
+) -> Result<(DatagramRelay, Rc<Standing>, SocketAddr), ChannelFailure> {
+    let effects = question.effects_of_unknown();
+    if question.is_hopeless() || question.admit(&effects).is_err() {
         return Err(ChannelFailure::Denied);
     }
-    let (targets, options) = equipment(streams, local, make, asker);
+    let standing = question.stand(&effects, None, 0);
+    standing.has_several(effects.clone());
+    let (targets, options) = equipment(streams, local, question, &effects, &standing, asker);
     let opened = DatagramRelay::open(spec, local, &streams.datagrams, targets, options);
     let (relay, bound) = opened.map_err(|error| {
         tracing::warn!("a relay of datagrams cannot be opened: {error}");
         ChannelFailure::Resources
     })?;
-    Ok((relay, told(streams, bound)))
+    Ok((relay, standing, told(streams, bound)))
 }
 
 /// Goes on with a relay of the worker before. Gives the address that the client was told, as it would be told now.
@@ -107,17 +116,20 @@ pub(super) fn resume(
     spec: RelaySpec,
     parked: Parked,
     local: IpAddr,
-    make: Box<dyn Fn() -> Question>,
+    question: &Question,
+    asked: Asked,
     asker: u64,
-) -> Result<(DatagramRelay, SocketAddr), ChannelFailure> {
-    let (targets, options) = equipment(streams, local, make, asker);
+) -> Result<(DatagramRelay, Rc<Standing>, SocketAddr), ChannelFailure> {
+    let (standing, effects) = question.stand_again(asked);
+    let (targets, options) = equipment(streams, local, question, &effects, &standing, asker);
     let resumed = DatagramRelay::resume(parked, spec.codec, &streams.datagrams, targets, options);
     let relay = resumed.map_err(|error| {
         tracing::warn!("a relay of datagrams does not go on after a restart: {error}");
         ChannelFailure::Resources
     })?;
+    standing.set_charged(volume(&carried(&relay.handle().stats())));
     let bound = relay.local_addr();
-    Ok((relay, told(streams, bound)))
+    Ok((relay, standing, told(streams, bound)))
 }
 
 fn told(streams: &Streams, bound: SocketAddr) -> SocketAddr {
@@ -129,13 +141,15 @@ fn told(streams: &Streams, bound: SocketAddr) -> SocketAddr {
 fn equipment(
     streams: &Rc<Streams>,
     local: IpAddr,
-    make: Box<dyn Fn() -> Question>,
+    question: &Question,
+    effects: &Effects,
+    standing: &Rc<Standing>,
     asker: u64,
 ) -> (Rc<dyn Resolve>, Options) {
     let out = streams.out();
     let ports = out.reach.config.udp_ports.as_ref();
     let ports = ports.and_then(|ports| Ports::new(*ports.0.start(), *ports.0.end()));
-    let effects = make().effects_of_unknown();
+    let (up, down) = question.limits(effects);
     let options = Options {
         settings: Rc::new(Settings {
             client_ports: ports.unwrap_or(Ports::ANY),
@@ -143,11 +157,12 @@ fn equipment(
         }),
         idle: Some(effects.idle_timeout.unwrap_or(IDLE_DATAGRAMS)),
         lifetime: effects.lifetime,
-        ..Options::default()
+        up,
+        down,
     };
     let targets = Targets {
         streams: streams.clone(),
-        make,
+        make: questions(streams, question, standing),
         asker,
         ipv4: local.is_ipv4(),
     };
@@ -161,8 +176,10 @@ pub(super) fn start(
     connection: &super::super::Connection,
     session: LocalRef,
     relay: DatagramRelay,
+    standing: Rc<Standing>,
 ) -> Relaying {
     let handle = relay.handle();
+    standing.set_relay(Box::new(Relayed(handle.clone())));
     let meter = handle.clone();
     let tally = Tally::new(streams, source, carried(&meter.stats()));
     let carried = Rc::new(move || {
@@ -170,9 +187,10 @@ pub(super) fn start(
         tally.dropped(&stats.drops);
         tally.carried(carried(&stats))
     });
-    streams
-        .ground
-        .with(|driver, _| driver.set_carried(connection, session, carried));
+    streams.ground.with(|driver, _| {
+        driver.set_carried(connection, session, carried);
+        driver.set_standing(connection, session, standing);
+    });
     let task = tokio::task::spawn_local(run(streams.clone(), connection.clone(), session, relay));
     Relaying { handle, task }
 }
@@ -239,17 +257,17 @@ fn carried(stats: &Stats) -> PathStats {
     }
 }
 
-/// What makes questions about one session's targets.
-pub(super) fn questions(
-    streams: &Rc<Streams>,
-    source: &Source,
-    client: IpAddr,
-    profile: Option<Rc<sluice_auth::Profile>>,
-) -> Box<dyn Fn() -> Question> {
-    let (streams, source) = (streams.clone(), source.clone());
+/// The bytes of both directions.
+fn volume(stats: &PathStats) -> u64 {
+    stats.rx_bytes.saturating_add(stats.tx_bytes)
+}
+
+/// What makes questions about one session's targets: each is asked of the policy that is there then.
+fn questions(streams: &Rc<Streams>, first: &Question, standing: &Rc<Standing>) -> Questions {
+    let (streams, standing) = (streams.clone(), Rc::downgrade(standing));
+    let (source, client, profile, command) = first.parts();
     Box::new(move || {
-        let policy = streams.policy.load_full();
-        let command = sluice_auth::policy::Command::Udp;
-        Question::new(policy, source.clone(), client, profile.clone(), command)
+        let question = Question::new(streams.rules(), source.clone(), client, profile.clone(), command);
+        question.of(standing.upgrade())
     })
 }

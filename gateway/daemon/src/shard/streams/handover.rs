@@ -6,6 +6,7 @@
 //! see.
 
 use super::super::handover::{GoOn, KeptConnection, RestoredConnection, TakenUp, reset};
+use super::super::standing::Asked;
 use super::state::{Doing, State};
 use super::task::Task;
 use super::{Source, Streams};
@@ -48,6 +49,7 @@ pub(in super::super) struct Handover {
 struct Waiting {
     task: Task,
     doing: Doing,
+    asked: Asked,
     descriptors: Vec<OwnedFd>,
 }
 
@@ -121,6 +123,7 @@ impl Streams {
                     self.handover.waiting.borrow_mut().push(Waiting {
                         task: Task::restored(self.clone(), source, connection, peer),
                         doing: state.doing,
+                        asked: state.asked,
                         descriptors: sockets,
                     });
                 }
@@ -140,7 +143,7 @@ impl Streams {
         let waiting = self.handover.waiting.take();
         let went_on = waiting.len();
         for one in waiting {
-            tokio::task::spawn_local(one.task.resume(one.doing, one.descriptors));
+            tokio::task::spawn_local(one.task.resume(one.doing, one.asked, one.descriptors));
         }
         TakenUp {
             went_on,

@@ -7,6 +7,7 @@
 mod accept;
 mod datagrams;
 mod handover;
+mod limits;
 mod out;
 mod state;
 mod tally;
@@ -16,6 +17,7 @@ mod way;
 use self::handover::Handover;
 use self::out::Out;
 use super::runner::Ground;
+use crate::limits::Ledger;
 use arc_swap::ArcSwap;
 use sluice_auth::policy::Policy;
 use sluice_core::Origin;
@@ -39,6 +41,8 @@ pub(super) struct Streams {
     out: RefCell<Rc<Out>>,
     /// Who may go where.
     pub(super) policy: Arc<ArcSwap<Policy>>,
+    /// What sessions share.
+    pub(super) ledger: Arc<Ledger>,
     /// The pipes and the buffer of joined streams.
     pub(super) pool: Rc<Pool>,
     /// The memory of datagrams on their way.
@@ -60,11 +64,13 @@ impl Streams {
         datagrams: Rc<DatagramPool>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
+        let ledger = ground.look(|driver| driver.ledger.clone());
         Rc::new(Self {
             ground,
             out: RefCell::new(Out::new(reach.load_full())),
             reach,
             policy,
+            ledger,
             pool,
             datagrams,
             metrics,

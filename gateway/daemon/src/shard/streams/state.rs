@@ -1,8 +1,9 @@
 //! The form of what there is of a connection between two workers. It holds bytes of the user and is for the next
 //! worker alone, in memory that ends with the keeper.
 
+use super::super::standing::Asked;
 use bytes::{BufMut, Bytes, BytesMut};
-use sluice_auth::{AddressRule, Identity, Profile};
+use sluice_auth::{AddressRule, HostName, Identity, Profile};
 use sluice_dataplane::relay;
 use sluice_dataplane::relay::datagrams;
 use sluice_spi::LocalRef;
@@ -14,7 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// The format that this version writes, and the only one it reads.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 
 const STREAMS: u8 = 1;
 const DATAGRAMS: u8 = 2;
@@ -28,6 +29,8 @@ pub(super) struct State {
     pub(super) local: LocalRef,
     /// Whose it is; `None`: nobody authenticated.
     pub(super) profile: Option<Profile>,
+    /// What was asked of policy.
+    pub(super) asked: Asked,
     /// The machine's checkpoint.
     pub(super) checkpoint: Bytes,
     /// What it was doing.
@@ -62,6 +65,10 @@ impl State {
             }
             None => out.put_u8(0),
         }
+        put_text(&mut out, self.asked.command);
+        put_option(&mut out, self.asked.name.as_ref().map(HostName::as_str));
+        put_option(&mut out, self.asked.address);
+        out.put_u16(self.asked.port);
         match &self.doing {
             Doing::Streams(relay) => {
                 out.put_u8(STREAMS);
@@ -90,6 +97,12 @@ impl State {
                 0 => None,
                 1 => Some(profile(reader)?),
                 _ => return Err(CheckpointError::Invalid("flag")),
+            },
+            asked: Asked {
+                command: value(reader)?,
+                name: name(reader)?,
+                address: option(reader)?,
+                port: reader.u16()?,
             },
             doing: match reader.u8()? {
                 STREAMS => Doing::Streams(relay::ParkedState::decode(bytes(reader)?)?),
@@ -171,6 +184,12 @@ fn value<T: FromStr>(reader: &mut Reader<'_>) -> Read<T> {
     parsed(text(reader)?)
 }
 
+fn name(reader: &mut Reader<'_>) -> Read<Option<HostName>> {
+    let text = text(reader)?;
+    let parsed = || HostName::parse(text.as_bytes()).map_err(|_| CheckpointError::Invalid("name"));
+    (!text.is_empty()).then(parsed).transpose()
+}
+
 /// Nothing is an empty text.
 fn option<T: FromStr>(reader: &mut Reader<'_>) -> Read<Option<T>> {
     let text = text(reader)?;
@@ -201,6 +220,7 @@ fn profile(reader: &mut Reader<'_>) -> Read<Profile> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_auth::policy::Command;
     use sluice_dataplane::relay::{Octets, ParkedFlow, Timeouts};
     use sluice_testkit::mutate;
 
@@ -232,6 +252,12 @@ mod tests {
         let streams = State {
             local: LocalRef(1),
             profile: Some(profile),
+            asked: Asked {
+                command: Command::Connect,
+                name: Some(HostName::parse(b"www.example").unwrap()),
+                address: Some([192, 0, 2, 80].into()),
+                port: 443,
+            },
             checkpoint: Bytes::from_static(b"machine"),
             doing: Doing::Streams(relay::ParkedState {
                 up: flow(b"to the target"),
@@ -247,6 +273,7 @@ mod tests {
         let datagrams = State {
             local: LocalRef(7),
             profile: None,
+            asked: Asked::without_destination(Command::Udp),
             checkpoint: Bytes::new(),
             doing: Doing::Datagrams {
                 relay: datagrams::ParkedState {

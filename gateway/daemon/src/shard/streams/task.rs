@@ -1,24 +1,28 @@
 //! One connection: moving its bytes and doing what its machine asks for.
 
+mod asking;
 mod handover;
 
+use self::asking::log_failure;
+use super::super::standing::Standing;
 use super::super::{Ask, Connection};
 use super::datagrams;
+use super::limits::{Granted, Joined};
 use super::out::Out;
 use super::tally::Tally;
 use super::way::{Question, way};
 use super::{Source, Streams};
+use crate::limits::Refused;
 use bytes::{Buf, Bytes, BytesMut};
-use sluice_auth::policy::{Command, Effects};
+use sluice_auth::policy::Command;
 use sluice_auth::{Host, Profile};
-use sluice_dataplane::relay::{Cause, Handle, Options, Outcome, Relay, RelayError, Side, Stats, Timeouts};
-use sluice_egress::{BindSpec, Endpoints, Failed, Request};
+use sluice_dataplane::relay::{Cause, Handle, Options, Outcome, Relay, RelayError, Side, Stats};
+use sluice_egress::{BindSpec, Endpoints, Request};
 use sluice_spi::{
     ChannelFailure, ChannelRef, Close, Input, JoinEnd, LocalRef, PathStats, PeerAddr, RelaySpec, StreamCodec,
     StreamEnd, Target,
 };
 use std::future::poll_fn;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -30,10 +34,10 @@ use tokio::net::TcpStream;
 
 /// Silence after which joined streams are parted, where neither a rule nor the user's profile says how long: longer
 /// than the two hours after which hosts send keepalives (RFC 1122, 4.2.3.6), so that those who do are never cut.
-const IDLE: Duration = Duration::from_secs(2 * 3600 + 600);
+pub(super) const IDLE: Duration = Duration::from_secs(2 * 3600 + 600);
 
 /// Silence after one side has ended its direction: what is still on its way takes no longer.
-const HALF_CLOSED: Duration = Duration::from_secs(120);
+pub(super) const HALF_CLOSED: Duration = Duration::from_secs(120);
 
 /// Longest wait for whoever a listening channel expects, where the machine does not end it before.
 const NOBODY_CAME: Duration = Duration::from_secs(300);
@@ -43,12 +47,12 @@ const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// A channel that was asked for, once it is known what became of it.
 enum Opened {
-    /// It is connected to this address, and ends by itself after these times.
-    Stream(TcpStream, SocketAddr, Timeouts),
+    /// It is connected to this address, and is given this.
+    Stream(TcpStream, SocketAddr, Box<Granted>),
     /// It waits for its connection at an address.
     Listening(Box<sluice_egress::Waiting>, Box<Question>),
-    /// It is not there.
-    Failed(ChannelFailure),
+    /// It is not there, and where a limit refused it, which.
+    Failed(ChannelFailure, Option<Refused>),
 }
 
 type Opening = Pin<Box<dyn Future<Output = Opened>>>;
@@ -61,8 +65,7 @@ pub(super) const IDLE_DATAGRAMS: Duration = IDLE;
 struct Other {
     channel: ChannelRef,
     opening: Option<Opening>,
-    stream: Option<TcpStream>,
-    timeouts: Timeouts,
+    stream: Option<(TcpStream, Box<Granted>)>,
     /// Ends with this.
     datagrams: Option<datagrams::Relaying>,
 }
@@ -79,6 +82,12 @@ impl Running {
             handle: relay.handle(),
             future: Box::pin(relay.run()),
         }
+    }
+
+    /// The bytes of both directions until now.
+    fn carried(&self) -> u64 {
+        let stats = carried(self.handle.stats());
+        stats.rx_bytes.saturating_add(stats.tx_bytes)
     }
 }
 
@@ -275,7 +284,7 @@ impl Task {
             Ask::Close(ChannelRef::FIRST, close) => self.close_client(close),
             Ask::Close(channel, close) => {
                 if let Some(other) = self.other.take_if(|other| other.channel == channel)
-                    && let (Some(stream), Close::Reset) = (&other.stream, close)
+                    && let (Some((stream, _)), Close::Reset) = (&other.stream, close)
                 {
                     reset(stream);
                 }
@@ -289,8 +298,8 @@ impl Task {
                 codec,
                 ..
             } => {
-                if let Some(relay) = self.join(local, second, early, codec) {
-                    self.run_relay(local, relay).await;
+                if let Some((relay, standing)) = self.join(local, second, early, codec) {
+                    self.run_relay(local, relay, standing).await;
                 }
             }
         }
@@ -301,7 +310,6 @@ impl Task {
             channel,
             opening: Some(opening),
             stream: None,
-            timeouts: Timeouts::default(),
             datagrams: None,
         });
     }
@@ -314,43 +322,33 @@ impl Task {
         spec: RelaySpec,
     ) {
         let asker = self.asker(profile.as_deref());
-        let client = self.peer.remote.ip();
-        let questions = datagrams::questions(&self.streams, &self.source, client, profile);
+        let question = self.question(profile, Command::Udp);
         let local = self.peer.local.ip().to_canonical();
-        match datagrams::open(&self.streams, spec, local, questions, asker) {
-            Ok((relay, local)) => {
-                let running = datagrams::start(&self.streams, &self.source, &self.connection, session, relay);
+        match datagrams::open(&self.streams, spec, local, &question, asker) {
+            Ok((relay, standing, local)) => {
+                let running = datagrams::start(
+                    &self.streams,
+                    &self.source,
+                    &self.connection,
+                    session,
+                    relay,
+                    standing,
+                );
                 self.other = Some(Other {
                     channel,
                     opening: None,
                     stream: None,
-                    timeouts: Timeouts::default(),
                     datagrams: Some(running),
                 });
                 self.tell(Input::ChannelListening { channel, local });
             }
-            Err(failure) => self.tell(Input::ChannelFailed { channel, failure }),
+            Err(failure) => {
+                if let Some(limit) = question.refused() {
+                    self.refused(limit);
+                }
+                self.tell(Input::ChannelFailed { channel, failure });
+            }
         }
-    }
-
-    fn question(&self, profile: Option<Rc<Profile>>, command: Command) -> Question {
-        Question::new(
-            self.streams.policy.load_full(),
-            self.source.clone(),
-            self.peer.remote.ip(),
-            profile,
-            command,
-        )
-    }
-
-    /// Who asks, for those who let askers take turns.
-    fn asker(&self, profile: Option<&Profile>) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        match profile {
-            Some(profile) => profile.identity.as_str().hash(&mut hasher),
-            None => self.peer.remote.ip().hash(&mut hasher),
-        }
-        hasher.finish()
     }
 
     fn connect(&self, profile: Option<Rc<Profile>>, target: Target) -> Opening {
@@ -378,17 +376,22 @@ impl Task {
                     };
                     // Else it was reset before anybody looked.
                     let Ok(remote) = remote else {
-                        return Opened::Failed(ChannelFailure::Refused);
+                        return Opened::Failed(ChannelFailure::Refused, None);
                     };
                     let effects = match connected.address {
                         Some(address) => question.effects(address),
                         None => question.effects_of_name(target.port),
                     };
-                    Opened::Stream(connected.stream, remote, timeouts(&effects))
+                    let granted = question.grant(&effects, connected.address, target.port);
+                    Opened::Stream(connected.stream, remote, granted)
                 }
                 Err(failed) => {
                     log_failure(&origin.listener, peer, &target, &failed, &question);
-                    Opened::Failed(failed.failure)
+                    let limit = question.refused();
+                    Opened::Failed(
+                        failed.failure,
+                        limit.filter(|_| failed.failure == ChannelFailure::Denied),
+                    )
                 }
             }
         })
@@ -400,11 +403,15 @@ impl Task {
         let (out, local) = (self.streams.out(), self.peer.local.ip().to_canonical());
         Box::pin(async move {
             if question.is_hopeless() {
-                return Opened::Failed(ChannelFailure::Denied);
+                return Opened::Failed(ChannelFailure::Denied, None);
+            }
+            let effects = question.effects_of_unknown();
+            if question.admit(&effects).is_err() {
+                return Opened::Failed(ChannelFailure::Denied, question.refused());
             }
             let peers = match expected(&out, &from, asker).await {
                 Ok(peers) => peers,
-                Err(failure) => return Opened::Failed(failure),
+                Err(failure) => return Opened::Failed(failure, None),
             };
             let spec = BindSpec {
                 listen: local,
@@ -416,12 +423,12 @@ impl Task {
                     .map_or(0..=0, |ports| ports.0.clone()),
                 external: out.external(local),
                 peers,
-                way: &way(&question.effects_of_unknown()),
+                way: &way(&effects),
                 random: asker,
             };
             match out.connector.bind(spec) {
                 Ok(waiting) => Opened::Listening(Box::new(waiting), Box::new(question)),
-                Err(failed) => Opened::Failed(failed.failure),
+                Err(failed) => Opened::Failed(failed.failure, None),
             }
         })
     }
@@ -431,11 +438,10 @@ impl Task {
         let channel = other.channel;
         other.opening = None;
         match opened {
-            Opened::Stream(stream, remote, timeouts) => {
+            Opened::Stream(stream, remote, granted) => {
                 match stream.local_addr() {
                     Ok(local) => {
-                        other.stream = Some(stream);
-                        other.timeouts = timeouts;
+                        other.stream = Some((stream, granted));
                         self.tell(Input::ChannelOpened {
                             channel,
                             local,
@@ -451,7 +457,12 @@ impl Task {
                 other.opening = Some(Box::pin(come(*waiting, *question)));
                 self.tell(Input::ChannelListening { channel, local });
             }
-            Opened::Failed(failure) => self.failed(channel, failure),
+            Opened::Failed(failure, limit) => {
+                if let Some(limit) = limit {
+                    self.refused(limit);
+                }
+                self.failed(channel, failure);
+            }
         }
     }
 
@@ -485,24 +496,24 @@ impl Task {
         second: ChannelRef,
         early: Bytes,
         codec: Option<Box<dyn StreamCodec>>,
-    ) -> Option<Running> {
+    ) -> Option<(Running, Rc<Standing>)> {
         let other = self.other.take_if(|other| other.channel == second);
-        let streams = other.and_then(|other| Some((other.stream?, other.timeouts)));
-        let (Some(client), Some((target, timeouts))) = (self.client.take(), streams) else {
+        let stream = other.and_then(|other| other.stream);
+        let (Some(client), Some((target, granted))) = (self.client.take(), stream) else {
             let end = JoinEnd::FirstReset;
             self.tell(Input::JoinEnded { session, end });
             return None;
         };
         let options = Options {
-            timeouts,
+            timeouts: granted.timeouts,
             early_up: early.into(),
             early_down: std::mem::take(&mut self.unsent).into(),
-            up: None,
-            down: None,
+            up: granted.up,
+            down: granted.down,
             codec,
         };
         match Relay::new(client, target, &self.streams.pool, options) {
-            Ok(relay) => Some(Running::new(relay)),
+            Ok(relay) => Some((Running::new(relay), granted.standing)),
             Err(error) => {
                 let end = match error {
                     RelayError::Codec(reason) => JoinEnd::Codec(reason),
@@ -518,13 +529,15 @@ impl Task {
     }
 
     /// Relays until it is over, or to be handed over.
-    async fn run_relay(&mut self, session: LocalRef, relay: Running) {
+    async fn run_relay(&mut self, session: LocalRef, relay: Running, standing: Rc<Standing>) {
         let meter = relay.handle.clone();
+        standing.set_relay(Box::new(Joined(meter.clone())));
         let tally = Tally::new(&self.streams, &self.source, carried(meter.stats()));
         let carried = Rc::new(move || tally.carried(carried(meter.stats())));
-        self.streams
-            .ground
-            .look(|driver| driver.set_carried(&self.connection, session, carried));
+        self.streams.ground.look(|driver| {
+            driver.set_carried(&self.connection, session, carried);
+            driver.set_standing(&self.connection, session, standing);
+        });
         // Most of a connection's life begins here, and its machine wants little more.
         self.connection.outbox.shrink();
         let end = match self.relay(relay).await {
@@ -590,25 +603,17 @@ impl Task {
     }
 }
 
-/// When joined streams come apart by themselves.
-fn timeouts(effects: &Effects) -> Timeouts {
-    Timeouts {
-        idle: Some(effects.idle_timeout.unwrap_or(IDLE)),
-        half_closed: Some(effects.half_closed_timeout.unwrap_or(HALF_CLOSED)),
-        lifetime: effects.lifetime,
-    }
-}
-
 /// Waits until somebody who may comes to a listening channel.
 async fn come(waiting: sluice_egress::Waiting, question: Question) -> Opened {
     use sluice_egress::Judge;
     match waiting.accept(NOBODY_CAME).await {
         // Nobody can come through an upstream, and who would have to must not come without it.
         Ok((stream, remote)) if question.address(remote).is_ok_and(|way| way.upstream.is_none()) => {
-            Opened::Stream(stream, remote, timeouts(&question.effects(remote)))
+            let granted = question.grant(&question.effects(remote), Some(remote), remote.port());
+            Opened::Stream(stream, remote, granted)
         }
-        Ok(_) => Opened::Failed(ChannelFailure::Denied),
-        Err(failed) => Opened::Failed(failed.failure),
+        Ok(_) => Opened::Failed(ChannelFailure::Denied, question.refused()),
+        Err(failed) => Opened::Failed(failed.failure, None),
     }
 }
 
@@ -619,12 +624,6 @@ async fn expected(out: &Out, from: &Target, asker: u64) -> Result<Vec<IpAddr>, C
         Host::Address(address) => Ok(vec![*address]),
         Host::Name(name) => out.addresses(name, asker).await,
     }
-}
-
-fn log_failure(listener: &str, peer: PeerAddr, target: &Target, failed: &Failed, question: &Question) {
-    let (code, cause) = (failed.failure.as_str(), failed.cause.as_str());
-    let by = question.by();
-    tracing::debug!(listener, peer = %peer.remote, %target, code, cause, by, "a target was not reached");
 }
 
 /// What joined streams have carried, in the engine's terms.

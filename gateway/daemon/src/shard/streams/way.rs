@@ -1,37 +1,55 @@
 //! Where a connection's user may go, and by which way.
 
+use super::super::standing::{Standing, given_early};
 use super::Source;
+use super::limits::Rules;
+use crate::limits::{Held, Ledger, Refused, Who};
 use sluice_auth::policy::{Command, Decision, Early, Effects, Policy, Request, SendProxy, Subject, Upstream};
 use sluice_auth::{HostName, Profile};
 use sluice_egress::proxy_protocol::Version;
 use sluice_egress::{Denied, Judge, Named, Way};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// One request's judge: the policy as it was when the request came.
 pub(super) struct Question {
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
     source: Source,
     client: IpAddr,
-    profile: Option<Rc<Profile>>,
-    command: Command,
-    name: RefCell<Option<HostName>>,
+    pub(super) profile: Option<Rc<Profile>>,
+    pub(super) command: Command,
+    pub(super) name: RefCell<Option<HostName>>,
     /// What decided last, for the log.
-    by: RefCell<String>,
+    pub(super) by: RefCell<String>,
+    pub(super) ledger: Arc<Ledger>,
+    /// The number of the policy.
+    pub(super) judged: u64,
+    pub(super) who: Who,
+    pub(super) held: RefCell<Held>,
+    /// The limit that refused it last.
+    pub(super) refused: Cell<Option<Refused>>,
+    /// What the session stands on already that this is about one target of.
+    pub(super) standing: Option<Rc<Standing>>,
 }
 
 impl Question {
     pub(super) fn new(
-        policy: Arc<Policy>,
+        rules: Rules,
         source: Source,
         client: IpAddr,
         profile: Option<Rc<Profile>>,
         command: Command,
     ) -> Self {
         Self {
-            policy,
+            judged: rules.judged,
+            policy: rules.policy,
+            ledger: rules.ledger,
+            who: Who::new(profile.as_deref().map(|profile| &profile.identity), client),
+            held: RefCell::default(),
+            refused: Cell::new(None),
+            standing: None,
             source,
             client,
             profile,
@@ -41,7 +59,23 @@ impl Question {
         }
     }
 
-    fn request(&self) -> Request<'_> {
+    /// What another question of the same session is made of.
+    pub(super) fn parts(&self) -> (Source, IpAddr, Option<Rc<Profile>>, Command) {
+        (
+            self.source.clone(),
+            self.client,
+            self.profile.clone(),
+            self.command,
+        )
+    }
+
+    /// About one target of a session that is there already.
+    pub(super) fn of(mut self, standing: Option<Rc<Standing>>) -> Self {
+        self.standing = standing;
+        self
+    }
+
+    pub(super) fn request(&self) -> Request<'_> {
         Request {
             command: self.command,
             listener: &self.source.origin.listener,
@@ -79,14 +113,7 @@ impl Question {
     }
 
     fn given_early(&self, early: &Early<'_>) -> Effects {
-        match early {
-            Early::Final(decision) => self.given(decision),
-            Early::Depends => {
-                let defaults = &self.policy.defaults().effects;
-                let own = self.profile.as_deref().map(Effects::from);
-                own.map_or_else(|| defaults.clone(), |own| own.or(defaults))
-            }
-        }
+        given_early(&self.policy, early, self.profile.as_deref())
     }
 
     /// What the name gives that was asked about last, whose addresses are not known.
@@ -153,7 +180,9 @@ impl Judge for Question {
             && leads_to_an_upstream(decision)
         {
             self.note(decision);
-            return Ok(Named::Forward(way(&self.given(decision))));
+            let effects = self.given(decision);
+            self.admit(&effects)?;
+            return Ok(Named::Forward(way(&effects)));
         }
         Ok(Named::Resolve)
     }
@@ -167,7 +196,9 @@ impl Judge for Question {
         if !decision.allowed() {
             return Err(Denied);
         }
-        Ok(way(&self.given(&decision)))
+        let effects = self.given(&decision);
+        self.admit(&effects)?;
+        Ok(way(&effects))
     }
 }
 
@@ -206,7 +237,12 @@ mod tests {
             origin: Rc::new(origin),
         };
         let client = "192.0.2.7".parse().unwrap();
-        Question::new(Arc::new(config.policy), source, client, None, command)
+        let rules = Rules {
+            judged: 1,
+            policy: Arc::new(config.policy),
+            ledger: Arc::default(),
+        };
+        Question::new(rules, source, client, None, command)
     }
 
     fn name(question: &Question) -> Result<Named, Denied> {

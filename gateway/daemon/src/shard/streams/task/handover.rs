@@ -1,14 +1,15 @@
 //! One connection over a restart.
 
 use super::super::super::handover::{KeptConnection, reset};
+use super::super::super::standing::Asked;
 use super::super::super::{Ask, Connection};
 use super::super::state::{Doing, State};
 use super::super::{Source, Streams, datagrams};
-use super::{Other, Running, Task, Timeouts};
+use super::{Other, Running, Task};
 use bytes::BytesMut;
 use sluice_auth::Profile;
 use sluice_dataplane::relay::datagrams as data;
-use sluice_dataplane::relay::{Parked, Relay};
+use sluice_dataplane::relay::{Parked, ParkedState, Relay};
 use sluice_spi::{ChannelFailure, Input, PeerAddr};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -80,6 +81,7 @@ impl Task {
         let state = State {
             local: left.local,
             profile: left.profile.map(|profile| Profile::clone(&profile)),
+            asked: left.asked,
             checkpoint: left.checkpoint,
             doing,
         };
@@ -92,27 +94,34 @@ impl Task {
     }
 
     /// Goes on where the worker before stopped, and then lives on as any other.
-    pub(in super::super) async fn resume(mut self, doing: Doing, sockets: Vec<OwnedFd>) {
-        let asked = self.connection.outbox.pop();
-        match (doing, asked) {
+    pub(in super::super) async fn resume(mut self, doing: Doing, asked: Asked, sockets: Vec<OwnedFd>) {
+        let wanted = self.connection.outbox.pop();
+        match (doing, wanted) {
             (
                 Doing::Streams(state),
                 Some(Ask::Join {
                     local: session,
                     second,
+                    profile,
                     ..
                 }),
             ) => {
                 let Ok([client, target]) = <[OwnedFd; 2]>::try_from(sockets) else {
                     return self.unlike().await;
                 };
+                let granted = *self.question(profile, asked.command).grant_again(asked);
+                let timeouts = granted.timeouts;
                 let parked = Parked {
                     client,
                     target,
-                    state,
+                    state: ParkedState { timeouts, ..state },
                 };
-                match Relay::resume(parked, &self.streams.pool, None, None) {
-                    Ok(relay) => self.run_relay(session, Running::new(relay)).await,
+                match Relay::resume(parked, &self.streams.pool, granted.up, granted.down) {
+                    Ok(relay) => {
+                        let relay = Running::new(relay);
+                        granted.standing.set_charged(relay.carried());
+                        self.run_relay(session, relay, granted.standing).await;
+                    }
                     Err(error) => {
                         tracing::warn!("a connection does not go on after a restart: {error}");
                         let (channel, failure) = (second, ChannelFailure::Resources);
@@ -122,7 +131,7 @@ impl Task {
             }
             (Doing::Datagrams { relay, unsent }, Some(ask @ Ask::Relay { .. })) => {
                 self.unsent.extend_from_slice(&unsent);
-                self.resume_datagrams(relay, ask, sockets);
+                self.resume_datagrams(relay, ask, asked, sockets);
             }
             _ => {
                 reset(&sockets);
@@ -132,7 +141,7 @@ impl Task {
         self.run().await;
     }
 
-    fn resume_datagrams(&mut self, state: data::ParkedState, ask: Ask, sockets: Vec<OwnedFd>) {
+    fn resume_datagrams(&mut self, state: data::ParkedState, ask: Ask, asked: Asked, sockets: Vec<OwnedFd>) {
         let Ask::Relay {
             local: session,
             channel,
@@ -155,16 +164,22 @@ impl Task {
             state,
         };
         let asker = self.asker(profile.as_deref());
-        let questions = datagrams::questions(&self.streams, &self.source, self.peer.remote.ip(), profile);
+        let question = self.question(profile, asked.command);
         let local = self.peer.local.ip().to_canonical();
-        match datagrams::resume(&self.streams, *spec, parked, local, questions, asker) {
-            Ok((relay, local)) => {
-                let running = datagrams::start(&self.streams, &self.source, &self.connection, session, relay);
+        match datagrams::resume(&self.streams, *spec, parked, local, &question, asked, asker) {
+            Ok((relay, standing, local)) => {
+                let running = datagrams::start(
+                    &self.streams,
+                    &self.source,
+                    &self.connection,
+                    session,
+                    relay,
+                    standing,
+                );
                 self.other = Some(Other {
                     channel,
                     opening: None,
                     stream: None,
-                    timeouts: Timeouts::default(),
                     datagrams: Some(running),
                 });
                 self.tell(Input::ChannelListening { channel, local });
