@@ -343,6 +343,34 @@ async fn realms_are_stripped_before_the_users_file_and_the_cache_see_a_name() {
 }
 
 #[tokio::test]
+async fn users_of_live_sessions_are_looked_up_as_they_are_now() {
+    let (_directory, local) = local();
+    let config = AuthenticatorConfig {
+        realms: realms(),
+        ..prompt()
+    };
+    let (front, _) = front(
+        vec![Fixed::named("first", Answer::Unavailable), local.clone()],
+        config,
+    );
+    let look_up = |name: &str, realm| front.look_up(name, realm, "l2tp", noon());
+    let profile = look_up("bob", Some(Some("A.example"))).unwrap().unwrap();
+    assert_eq!(profile.ipv4, AddressRule::Pool("pool-a.example".into()));
+    assert_eq!(profile.realm.as_deref(), Some("a.example"));
+    assert_eq!(look_up("bob", Some(None)).unwrap().unwrap().realm, None);
+    for (name, refusal) in [("old", Expired), ("gone", Disabled), ("pptp", NotPermitted)] {
+        assert_eq!(look_up(name, Some(None)), Some(Err(refusal)));
+    }
+    // Who is not in the file may be another backend's; and of a name that has lost its realm, nobody knows which it was.
+    assert_eq!(look_up("nobody", Some(None)), None);
+    assert_eq!(look_up("bob", None), None);
+    // The backends of this realm do not have the file among them.
+    assert_eq!(look_up("bob", Some(Some("b.example"))), None);
+    local.update_user("bob", |user| user.disabled = true).unwrap();
+    assert_eq!(look_up("bob", Some(None)), Some(Err(Disabled)));
+}
+
+#[tokio::test]
 async fn failures_are_throttled_on_both_ways_in() {
     let (_directory, local) = local();
     let (front, seen) = front(vec![local.clone()], prompt());

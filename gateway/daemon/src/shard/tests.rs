@@ -86,14 +86,14 @@ impl Plane for FakePlane {
     }
 }
 
-struct World {
-    now: Now,
+pub(super) struct World {
+    pub(super) now: Now,
     journal: Arc<MemoryJournal>,
-    engine: Arc<Engine>,
-    driver: Driver<FakePlane>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) driver: Driver<FakePlane>,
     lac: Lac,
-    up: usize,
-    down: Vec<String>,
+    pub(super) up: usize,
+    pub(super) down: Vec<String>,
     over: Option<String>,
 }
 
@@ -169,7 +169,7 @@ fn observed_gateway(
 }
 
 impl World {
-    fn new(lac: LacConfig, later: Option<Arc<Mutex<Vec<Ticket>>>>) -> Self {
+    pub(super) fn new(lac: LacConfig, later: Option<Arc<Mutex<Vec<Ticket>>>>) -> Self {
         let now = Now {
             instant: Instant::now(),
             wall: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
@@ -217,7 +217,7 @@ impl World {
     }
 
     /// Lets time pass, from one timer to the next.
-    fn run(&mut self, duration: Duration) {
+    pub(super) fn run(&mut self, duration: Duration) {
         let end = self.now.after(duration);
         self.settle();
         loop {
@@ -240,12 +240,12 @@ impl World {
         }
     }
 
-    fn sessions(&self) -> Vec<sluice_core::Session> {
+    pub(super) fn sessions(&self) -> Vec<sluice_core::Session> {
         self.engine.sessions(&SessionQuery::default()).items
     }
 }
 
-fn lac() -> LacConfig {
+pub(super) fn lac() -> LacConfig {
     LacConfig {
         calls: 3,
         ipv6: false,

@@ -1,6 +1,7 @@
 //! Live connections, as policy and quotas change around them.
 
 use super::super::handover::tests::{World, standing, world};
+use super::super::tests::{World as Tunnels, lac};
 use super::super::{Ask, Connection};
 use super::*;
 use crate::config::{QuotaLimit, Quotas};
@@ -174,4 +175,108 @@ fn of_two_rules_the_slower_rates_hold() {
     assert_eq!(both.per_user.rate_down, rate(1));
     assert_eq!(both, strictest(&both, &one));
     assert_eq!(both.per_source.quota.as_deref(), Some("day"));
+}
+
+/// A driver of L2TP with three calls of three users from one address, under this policy.
+fn tunnels(effects: Effects) -> Tunnels {
+    let mut world = Tunnels::new(lac(), None);
+    set_tunnels(&world, Action::Allow, effects);
+    world.run(Duration::from_secs(5));
+    world
+}
+
+fn set_tunnels(world: &Tunnels, sessions: Action, effects: Effects) {
+    let defaults = Defaults {
+        sessions,
+        effects,
+        ..Defaults::default()
+    };
+    let policy = Policy::new(Vec::new(), defaults).unwrap();
+    world.driver.policy.store(Arc::new(policy.clone()));
+    world
+        .driver
+        .ledger
+        .reconfigure(&policy, &Quotas::new(), world.now.wall);
+}
+
+fn of_source(sessions: Option<u32>, new: Option<u32>) -> Effects {
+    let new_sessions = new.map(|burst| sluice_auth::policy::SessionRate { per_second: 1, burst });
+    Effects {
+        per_source: SharedLimits {
+            sessions,
+            new_sessions,
+            ..SharedLimits::default()
+        },
+        ..Effects::default()
+    }
+}
+
+#[test]
+fn tunnel_sessions_are_limited_as_policy_says() {
+    for effects in [of_source(Some(2), None), of_source(None, Some(2))] {
+        let world = tunnels(effects);
+        assert_eq!((world.up, world.down.len()), (2, 1), "{:?}", world.down);
+        let ended = world.engine.history(&SessionQuery::default()).items;
+        assert_eq!(ended[0].rejected, Some(RejectReason::TooManySessions));
+    }
+}
+
+#[test]
+fn a_tunnel_session_has_the_timeouts_of_its_rule() {
+    let mut world = tunnels(Effects {
+        lifetime: Some(Duration::from_secs(30)),
+        ..Effects::default()
+    });
+    assert_eq!(world.up, 3);
+    world.run(Duration::from_secs(40));
+    assert_eq!(world.sessions().len(), 0);
+    let ended = world.engine.history(&SessionQuery::default()).items;
+    let cause = ended[0].end.as_ref().unwrap().cause;
+    assert_eq!(cause, TerminateCause::SessionTimeout);
+}
+
+#[test]
+fn live_tunnel_sessions_are_judged_again() {
+    let mut world = tunnels(Effects::default());
+    assert_eq!(world.up, 3);
+    let now = world.now;
+    // Nobody can say what became of their users: they go on as they are.
+    set_tunnels(&world, Action::Deny, Effects::default());
+    world.driver.look_at_all(now);
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.sessions().len(), 3);
+    world.driver.authority = Box::new(Everybody);
+    world.driver.ledger.changed();
+    let now = world.now;
+    world.driver.look_at_all(now);
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.sessions().len(), 0, "{:?}", world.down);
+    let ended = world.engine.history(&SessionQuery::default()).items;
+    assert!(
+        ended
+            .iter()
+            .all(|ended| &*ended.end.as_ref().unwrap().code == "denied")
+    );
+}
+
+/// Knows everybody, and lets nobody in anew.
+struct Everybody;
+
+impl super::super::Authority for Everybody {
+    fn try_cached(&self, _: &sluice_auth::AuthRequest, _: Now) -> Option<Result<Profile, RejectReason>> {
+        None
+    }
+
+    fn again(&self, user: &str, _: Option<Option<&str>>, _: &str, _: Now) -> Again {
+        let user = sluice_auth::Identity::parse(user.as_bytes()).unwrap();
+        Again::Is(Box::new(Profile::new(user)))
+    }
+
+    fn ask(&self, _: super::super::Ticket, _: Box<sluice_auth::AuthRequest>) -> bool {
+        false
+    }
+
+    fn accept(&self, _: super::super::Ticket, _: usize, _: Box<sluice_spi::ContextRequest>) -> bool {
+        false
+    }
 }
