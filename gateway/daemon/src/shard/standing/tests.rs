@@ -255,7 +255,7 @@ fn live_tunnel_sessions_are_judged_again() {
     assert!(
         ended
             .iter()
-            .all(|ended| &*ended.end.as_ref().unwrap().code == "denied")
+            .all(|ended| ended.end.as_ref().unwrap().code == "denied")
     );
 }
 
