@@ -2,7 +2,10 @@
 CARGO ?= cargo
 export SLUICE_BIN ?= $(CURDIR)/target/release/sluice
 
-.PHONY: all build tools deb test test-deps test-unit test-interop lint bench drill fuzz clean
+# The gateway with GSS-API, for the tests of that.
+export SLUICE_GSSAPI_BIN ?= $(CURDIR)/target/sluice-gssapi
+
+.PHONY: all build tools deb gssapi test test-deps test-unit test-interop lint bench drill fuzz clean
 
 all: build
 
@@ -23,12 +26,19 @@ test-deps:
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy -p sluice -p sluice-auth-backends --features sluice/gssapi --all-targets --quiet -- -D warnings
 
 # Unit, property, scenario and API tests of every crate; the rig's tests follow, one at a time.
 test-unit:
 	$(CARGO) test --workspace --exclude sluice-tests --quiet
+	$(CARGO) test -p sluice-auth-backends --features gssapi --quiet gssapi
 
-test-interop: tools
+# All but two crates is what the unit tests have built already.
+gssapi:
+	$(CARGO) build -p sluice --features gssapi
+	cp target/debug/sluice $(SLUICE_GSSAPI_BIN)
+
+test-interop: tools gssapi
 	$(CARGO) test -p sluice-tests -- --test-threads=1 --nocapture
 
 test: test-deps lint test-unit test-interop

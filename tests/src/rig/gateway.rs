@@ -16,6 +16,13 @@ pub struct Gateway {
     directory: TempDir,
     child: Child,
     namespace: String,
+    build: Build,
+}
+
+/// Which gateway is started, and with what environment.
+struct Build {
+    binary: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Gateway {
@@ -55,22 +62,53 @@ impl Gateway {
         users: &[(&str, &str)],
         files: Option<u32>,
     ) -> Self {
-        write_configuration(directory.path(), config);
-        let mut gateway = Self {
-            child: spawn(namespace, directory.path(), files),
-            directory,
-            namespace: namespace.name().to_owned(),
+        let build = Build {
+            binary: Self::binary(),
+            environment: Vec::new(),
         };
-        gateway.wait_ready();
+        let gateway = Self::launch(directory, namespace, config, build, files);
         for (user, password) in users {
             gateway.add_user(user, password);
         }
         gateway
     }
 
+    /// Starts a gateway that was built otherwise, in a directory that was prepared, with more environment.
+    pub fn start_built(
+        directory: TempDir,
+        namespace: &Namespace,
+        config: &str,
+        binary: &Path,
+        environment: &[(&'static str, PathBuf)],
+    ) -> Self {
+        let build = Build {
+            binary: binary.to_owned(),
+            environment: environment.to_vec(),
+        };
+        Self::launch(directory, namespace, config, build, None)
+    }
+
+    fn launch(
+        directory: TempDir,
+        namespace: &Namespace,
+        config: &str,
+        build: Build,
+        files: Option<u32>,
+    ) -> Self {
+        write_configuration(directory.path(), config);
+        let mut gateway = Self {
+            child: spawn(namespace, directory.path(), &build, files),
+            directory,
+            namespace: namespace.name().to_owned(),
+            build,
+        };
+        gateway.wait_ready();
+        gateway
+    }
+
     /// Starts it once more after [`Gateway::stop`], and waits until it says that it is ready.
     pub fn start_again(&mut self, namespace: &Namespace) {
-        self.child = spawn(namespace, self.directory(), None);
+        self.child = spawn(namespace, self.directory(), &self.build, None);
         self.wait_ready();
     }
 
@@ -153,7 +191,7 @@ impl Gateway {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.namespace])
-            .arg(Self::binary());
+            .arg(&self.build.binary);
         command
             .args(words)
             .arg("--socket")
@@ -300,7 +338,7 @@ impl Drop for Gateway {
     }
 }
 
-fn spawn(namespace: &Namespace, directory: &Path, files: Option<u32>) -> Child {
+fn spawn(namespace: &Namespace, directory: &Path, build: &Build, files: Option<u32>) -> Child {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -309,15 +347,16 @@ fn spawn(namespace: &Namespace, directory: &Path, files: Option<u32>) -> Child {
     let mut command = match files {
         Some(files) => {
             let mut command = namespace.command("prlimit");
-            command.arg(format!("--nofile={files}")).arg(Gateway::binary());
+            command.arg(format!("--nofile={files}")).arg(&build.binary);
             command
         }
-        None => namespace.command(Gateway::binary()),
+        None => namespace.command(&build.binary),
     };
     command
         .args(["run", "--config"])
         .arg(directory.join("sluice.toml"))
         .current_dir(directory)
+        .envs(build.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)

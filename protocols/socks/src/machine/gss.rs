@@ -302,11 +302,6 @@ impl Connection {
             [level] => format!("protection level {level} is less than is needed, or cannot be had"),
             _ => format!("a protection level of {} octets", asked.len()),
         };
-        self.event(Event::Notice {
-            session: Some(SESSION),
-            severity: Severity::Info,
-            text: text.clone(),
-        });
         self.gss_refuse(counts::GSSAPI_LEVEL, text);
     }
 
