@@ -40,8 +40,7 @@ pub trait Negotiation: Send {
     fn accept(self: Box<Self>, token: &[u8]) -> Result<ContextStep, ContextFailure>;
 }
 
-/// What a token led to.
-#[derive(Debug)]
+/// What a token led to. Tokens are shown to nobody.
 pub enum ContextStep {
     /// The initiator is to be sent a token and to answer with another.
     Continue {
@@ -55,7 +54,6 @@ pub enum ContextStep {
 }
 
 /// A context that stands, with what is known of it.
-#[derive(Debug)]
 pub struct Established {
     /// A token for the initiator; it may be empty.
     pub reply: Vec<u8>,
@@ -179,6 +177,26 @@ impl ContextFailure {
             reason,
             detail: detail.into(),
         }
+    }
+}
+
+impl fmt::Debug for ContextStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ContextStep::Continue { .. } => f.write_str("Continue"),
+            ContextStep::Established(established) => established.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Established {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Established")
+            .field("initiator", &String::from_utf8_lossy(&self.initiator))
+            .field("integrity", &self.integrity)
+            .field("confidentiality", &self.confidentiality)
+            .field("lifetime", &self.lifetime)
+            .finish_non_exhaustive()
     }
 }
 

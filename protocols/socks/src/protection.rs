@@ -68,7 +68,7 @@ impl Level {
 
 /// A context and what it protects. A relay of datagrams has it together with its connection, which says little; so
 /// nobody ever waits for the other.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Protection {
     context: Arc<Mutex<Box<dyn SecurityContext>>>,
     level: Level,
@@ -144,7 +144,6 @@ fn reason(reason: ContextReason) -> DropReason {
 }
 
 /// The bytes of a joined client.
-#[derive(Debug)]
 pub(crate) struct Stream {
     protection: Protection,
     largest: usize,
@@ -221,7 +220,6 @@ impl StreamCodec for Stream {
 }
 
 /// The datagrams of a client, each with its header in one frame (RFC 1961, 5; RFC 1928, 7).
-#[derive(Debug)]
 pub(crate) struct Datagrams {
     codec: Codec,
     protection: Protection,

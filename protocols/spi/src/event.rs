@@ -7,6 +7,7 @@ use crate::{
 use bytes::Bytes;
 use sluice_auth::gss::{ContextFailure, ContextStep, Negotiation};
 use sluice_auth::{AuthRequest, Secret, Verdict};
+use std::fmt;
 use std::net::SocketAddr;
 
 /// Something that happened to a machine.
@@ -182,12 +183,20 @@ impl Refusal {
 }
 
 /// A token for a security context (GSS-API, RFC 2743), for whoever has the keys of [`crate::Factory::context_keys`].
-#[derive(Debug)]
 pub struct ContextRequest {
     /// What came of the tokens before; `None`: it is the first.
     pub negotiation: Option<Box<dyn Negotiation>>,
     /// The token, at most [`sluice_auth::gss::MAX_TOKEN`] octets.
     pub token: Vec<u8>,
+}
+
+impl fmt::Debug for ContextRequest {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContextRequest")
+            .field("token", &self.token.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Kinds of session.

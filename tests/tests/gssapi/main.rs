@@ -68,9 +68,9 @@ fn datagrams_are_protected_one_by_one() {
     }
 }
 
-/// curl authenticates, asks for no protection, and is granted it. Versions since 7.69 give up then, by a fault of their
-/// own, and those of before and after it do not even look at the method unless the answer is there at once; so curl is
-/// made to wait for it.
+/// curl authenticates, asks for no protection, and is granted it. Debian's version (7.88) gives up then, by a fault of its
+/// own: it takes a method that was negotiated well for an unknown one. By another it forgets that it may use the method
+/// unless the answer is there when it first looks; so it is made to wait for that.
 #[test]
 fn curl_authenticates() {
     let Some(case) = Case::start(ALL_LEVELS) else {

@@ -21,7 +21,7 @@ use std::time::Instant;
 const MAX_TOKENS: u8 = 16;
 
 /// What a connection of this method has more than others.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Gss {
     negotiation: Option<Box<dyn Negotiation>>,
     tokens: u8,
