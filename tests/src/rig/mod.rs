@@ -7,12 +7,14 @@ mod capture;
 mod dial;
 mod gateway;
 mod guest;
+mod names;
 mod net;
 
 pub use capture::Capture;
 pub use dial::{Link, Xl2tpd};
 pub use gateway::Gateway;
 pub use guest::{Answer, Guest};
+pub use names::{Names, Say};
 pub use net::{Lab, Namespace, Running};
 
 use std::process::{Command, Output};
