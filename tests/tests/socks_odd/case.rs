@@ -2,7 +2,7 @@
 
 use sluice_tests::rig::{Gateway, Names, Namespace, Say, ready, wait_for};
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub(crate) const PASSWORD: &str = "correct horse battery";
@@ -150,6 +150,13 @@ impl Case {
         (listener, at)
     }
 
+    /// A socket for datagrams at an address of this host.
+    pub(crate) fn udp(&self, ip: Ipv4Addr) -> UdpSocket {
+        let socket = self.namespace.inside(|| UdpSocket::bind((ip, 0)).unwrap());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
     /// Everything that the gateway answers to a client that says this and waits for the end.
     #[track_caller]
     pub(crate) fn answer(&self, from: Ipv4Addr, said: &[u8]) -> Vec<u8> {
@@ -260,4 +267,15 @@ pub(crate) fn by_name(name: &[u8], port: u16) -> Vec<u8> {
 /// An address of IPv4.
 pub(crate) fn at(ip: [u8; 4], port: u16) -> SocketAddr {
     (Ipv4Addr::from(ip), port).into()
+}
+
+/// Ends with a reset, not with a FIN.
+pub(crate) fn reset(stream: TcpStream) {
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// Ends the sending side.
+pub(crate) fn finish(stream: &TcpStream) {
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
 }

@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod case;
+mod datagrams;
 mod requests;
+mod streams;
