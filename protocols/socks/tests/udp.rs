@@ -52,6 +52,9 @@ fn the_client_is_bound_to_its_address_and_to_the_port_that_it_can_know() {
         (TRUSTING, &mapped, 7000, Some("192.0.2.50:7000")),
         (TRUSTING, &[1, 10, 0, 0, 7], 7000, Some("192.0.2.50:0")),
         (TRUSTING, &named(b"client.example"), 7000, Some("192.0.2.50:0")),
+        // PySocks says so for nowhere.
+        (TRUSTING, &named(b"0"), 0, Some("192.0.2.50:0")),
+        (STRICT, &named(b"0"), 0, Some("192.0.2.50:0")),
         (STRICT, NOWHERE, 0, Some("192.0.2.50:0")),
         (STRICT, NOWHERE, 7000, Some("192.0.2.50:7000")),
         (STRICT, OWN, 7000, Some("192.0.2.50:7000")),

@@ -8,7 +8,7 @@ use crate::wire::{self, Command, Message, Reply, VERSION4, VERSION5, method, v4}
 use sluice_auth::{AuthRequest, Credentials, Host, Identity, RejectReason, Secret};
 use sluice_spi::wire::display_text;
 use sluice_spi::{CallInfo, Direction, Event, SessionKind, Severity, Target};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Methods that are shown of those that a client offers.
 const MAX_SHOWN: usize = 8;
@@ -166,7 +166,15 @@ impl Connection {
         };
         self.command = request.command;
         self.count(counts::command(request.command));
-        match request.address.host() {
+        let host = match request.address.host() {
+            // Of its own address a client may say what is none: PySocks has the name "0" for nowhere. Its datagrams
+            // come from where its connection comes from, whatever it says.
+            Err(_) if request.command == Command::UdpAssociate => {
+                Ok(Host::Address(Ipv4Addr::UNSPECIFIED.into()))
+            }
+            host => host,
+        };
+        match host {
             Ok(host) => {
                 self.target = Some(Target {
                     host,
