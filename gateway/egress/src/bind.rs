@@ -18,10 +18,14 @@ use tokio::time::Instant;
 /// in random order mean that it is as good as full.
 const MAX_TRIES: u32 = 1024;
 
+/// A port that is asked for a route: which one makes no difference (discard, RFC 863).
+const DISCARD: u16 = 9;
+
 /// A wait for a connection.
 #[derive(Clone, Debug)]
 pub struct BindSpec<'a> {
-    /// The address to listen on.
+    /// The address to listen on, where [`BindSpec::peers`] and [`BindSpec::way`] do not say another of its family: the
+    /// one that the first of the peers would see connections of this host come from.
     pub listen: IpAddr,
     /// The ports to choose from; `0..=0`: whatever the system gives.
     pub ports: RangeInclusive<u16>,
@@ -29,7 +33,7 @@ pub struct BindSpec<'a> {
     pub external: Option<IpAddr>,
     /// Whose connections are taken; empty: anybody's.
     pub peers: Vec<IpAddr>,
-    /// Whose interface and mark are used.
+    /// Whose source address, interface and mark are used.
     pub way: &'a Way,
     /// A random number: where in the range the search starts.
     pub random: u64,
@@ -44,7 +48,8 @@ pub struct Waiting {
 }
 
 /// Starts to listen, with a backlog of one.
-pub(crate) fn bind(spec: BindSpec<'_>, counters: Arc<Counters>) -> Result<Waiting, Failed> {
+pub(crate) fn bind(mut spec: BindSpec<'_>, counters: Arc<Counters>) -> Result<Waiting, Failed> {
+    spec.listen = facing(&spec);
     let listener = match listen(&spec) {
         Ok(Some(listener)) => listener,
         Ok(None) => {
@@ -68,6 +73,32 @@ pub(crate) fn bind(spec: BindSpec<'_>, counters: Arc<Counters>) -> Result<Waitin
         peers: spec.peers.iter().map(IpAddr::to_canonical).collect(),
         counters,
     })
+}
+
+/// The address to listen on. A host with one network of clients and another of peers has an address in each, and the
+/// peers cannot know, or reach, the one that the clients know.
+fn facing(spec: &BindSpec<'_>) -> IpAddr {
+    let mut peers = spec.peers.iter().map(IpAddr::to_canonical);
+    let peer = peers.find(|peer| peer.is_ipv4() == spec.listen.is_ipv4());
+    let seen = peer.and_then(|peer| {
+        let given = spec.way.source(peer);
+        given.or_else(|| source_towards(peer, spec.way).ok())
+    });
+    // Where there is no way to them they will not come either.
+    seen.unwrap_or(spec.listen)
+}
+
+/// The source address that the routes have towards an address.
+fn source_towards(address: IpAddr, way: &Way) -> io::Result<IpAddr> {
+    let to = SockAddr::from(SocketAddr::new(address, DISCARD));
+    let socket = Socket::new(to.domain(), Type::DGRAM, None)?;
+    set_way(&socket, way)?;
+    // This finds the route, and sends nothing.
+    socket.connect(&to)?;
+    let local = socket.local_addr()?.as_socket();
+    local
+        .map(|local| local.ip())
+        .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 fn listen(spec: &BindSpec<'_>) -> io::Result<Option<TcpListener>> {
@@ -235,6 +266,34 @@ mod tests {
         assert_eq!(counters.get(Counter::Accepted), 1);
         // The listener is gone with the wait.
         assert!(TcpStream::connect(at).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn it_waits_where_its_peers_would_look() {
+        let counters = Arc::new(Counters::default());
+        let routed = Way::default();
+        let given = Way {
+            source4: Some(Ipv4Addr::new(127, 0, 0, 5)),
+            ..Way::default()
+        };
+        let peer = || vec!["::1".parse().unwrap(), Ipv4Addr::new(127, 0, 0, 2).into()];
+        for (way, peers, expected) in [
+            (&routed, Vec::new(), [127, 0, 0, 9]),
+            (&given, Vec::new(), [127, 0, 0, 9]),
+            (&routed, peer(), [127, 0, 0, 1]),
+            (&given, peer(), [127, 0, 0, 5]),
+        ] {
+            let waiting = BindSpec {
+                listen: Ipv4Addr::new(127, 0, 0, 9).into(),
+                peers,
+                ..spec(way)
+            };
+            let waiting = bind(waiting, counters.clone()).unwrap();
+            assert_eq!(waiting.told().ip(), IpAddr::from(expected));
+            let other = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 44).into(), waiting.told().port());
+            assert!(TcpStream::connect(other).await.is_err());
+            assert!(TcpStream::connect(waiting.told()).await.is_ok());
+        }
     }
 
     #[tokio::test(start_paused = true)]
