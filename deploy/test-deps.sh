@@ -2,12 +2,13 @@
 # Installs the Debian packages the tests and measurements need: the guests' kernel, real clients, decoders, what checks
 # the unit. Needs root. It also fetches programs out of packages whose installation would start a server, into
 # target/tools: promtool, which tests the alerts, the SOCKS servers that the gateway is measured beside and goes through,
-# HAProxy, which stands in front of it, and a KDC.
+# HAProxy, which stands in front of it, a KDC, an SSH server and redsocks.
 set -euo pipefail
 packages=(user-mode-linux ppp xl2tpd busybox-static iproute2 iputils-ping iperf3 tcpdump tshark nftables
     procps psmisc curl jq systemd libcap2-bin libwrap0 openssl util-linux tinyproxy-bin liblua5.3-0
     libopentracing-c-wrapper0 libkrb5-dev krb5-user libkdb5-10 libkadm5srv-mit12 libverto-libev1 python3-gssapi
-    strace faketime)
+    strace faketime ncat openssh-client proxychains4 dante-client inetutils-ftp python3-pyftpdlib python3-socks
+    libevent-core-2.1-7)
 tools=$(dirname "$0")/../target/tools
 
 # Fetches the program PATH out of PACKAGE.
@@ -38,7 +39,8 @@ fi
 # The tests of the alerts say so where they go without it; nothing else goes without its own.
 for wanted in prometheus:/usr/bin/promtool microsocks:/usr/bin/microsocks dante-server:/usr/sbin/danted \
     haproxy:/usr/sbin/haproxy krb5-kdc:/usr/sbin/krb5kdc krb5-kdc:/usr/sbin/kdb5_util \
-    krb5-kdc:/usr/lib/"$(uname -m)"-linux-gnu/krb5/plugins/kdb/db2.so krb5-admin-server:/usr/sbin/kadmin.local; do
+    krb5-kdc:/usr/lib/"$(uname -m)"-linux-gnu/krb5/plugins/kdb/db2.so krb5-admin-server:/usr/sbin/kadmin.local \
+    openssh-server:/usr/sbin/sshd redsocks:/usr/sbin/redsocks; do
     package=${wanted%%:*} path=${wanted#*:}
     if ! command -v "$(basename "$path")" >/dev/null && [ ! -x "$tools/$(basename "$path")" ]; then
         fetch "$package" "$path" 2>/dev/null || { apt-get update -qq && fetch "$package" "$path"; } ||
