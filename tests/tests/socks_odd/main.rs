@@ -4,5 +4,7 @@
 
 mod case;
 mod datagrams;
+mod floods;
+mod outages;
 mod requests;
 mod streams;
