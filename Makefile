@@ -5,7 +5,7 @@ export SLUICE_BIN ?= $(CURDIR)/target/release/sluice
 # The gateway with GSS-API, for the tests of that.
 export SLUICE_GSSAPI_BIN ?= $(CURDIR)/target/sluice-gssapi
 
-.PHONY: all build tools deb gssapi test test-deps test-unit test-interop lint bench drill fuzz clean
+.PHONY: all build tools deb gssapi test test-deps test-unit test-interop test-browser lint bench drill fuzz clean
 
 all: build
 
@@ -40,6 +40,11 @@ gssapi:
 
 test-interop: tools gssapi
 	$(CARGO) test -p sluice-tests -- --test-threads=1 --nocapture
+
+# A page in Chromium, which is a large package: not a part of `make test`.
+test-browser: tools
+	deploy/test-deps.sh chromium
+	$(CARGO) test -p sluice-tests --test socks_clients -- --test-threads=1 --ignored
 
 test: test-deps lint test-unit test-interop
 

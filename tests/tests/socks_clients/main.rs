@@ -2,6 +2,7 @@
 //! is reached, with a server beyond it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+mod browser;
 mod case;
 mod datagrams;
 mod files;
