@@ -4,11 +4,10 @@ use crate::config::{Reorder, SequencingPolicy};
 use crate::names::drops;
 use crate::wire::header::{DataHeader, DataTemplate, MAX_DATA_HEADER};
 use bytes::{BufMut, BytesMut};
-use sluice_ppp::{PppHeader, protocol};
+use sluice_ppp::{PppHeader, UserData, protocol};
 use sluice_spi::wire::Reader;
 use sluice_spi::{Opened, PathCodec, Payload, PeerAddr, Released};
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::time::Instant;
 
 /// Half of the number space: what lies further ahead is behind (RFC 2661, 5.8).
@@ -224,40 +223,6 @@ impl Codec {
     }
 }
 
-/// What a PPP packet is for the data plane.
-enum Kind {
-    Ip(Range<usize>),
-    /// A frame: its information, and its protocol number to be put in two octets before.
-    Frame(u16, Range<usize>),
-    Bad,
-}
-
-/// Looks at a PPP packet.
-#[inline]
-fn inspect(packet: &[u8]) -> Kind {
-    let Some((number, range)) = PppHeader::open(packet) else {
-        return Kind::Bad;
-    };
-    let information = packet.get(range.clone()).unwrap_or_default();
-    let version = information.first().map(|first| first >> 4);
-    match (number, version) {
-        (protocol::IPV4, Some(4)) => Kind::Ip(range),
-        (protocol::IPV6, Some(6)) if is_local(information) => Kind::Frame(number, range),
-        (protocol::IPV6, Some(6)) => Kind::Ip(range),
-        (protocol::IPV4 | protocol::IPV6, _) => Kind::Bad,
-        _ => Kind::Frame(number, range),
-    }
-}
-
-/// Whether an IPv6 packet never leaves the link: PPP itself answers router and neighbour solicitations.
-#[inline]
-fn is_local(packet: &[u8]) -> bool {
-    let link_local =
-        |address: Option<&[u8]>| matches!(address, Some([0xfe, second, ..]) if second & 0xc0 == 0x80);
-    let destination = packet.get(24..40);
-    link_local(packet.get(8..24)) || link_local(destination) || matches!(destination, Some([0xff, ..]))
-}
-
 impl PathCodec for Codec {
     fn open(&mut self, packet: &mut [u8], from: &PeerAddr, now: Instant) -> Opened {
         if from.remote != self.spec.peer.remote {
@@ -283,9 +248,9 @@ impl PathCodec for Codec {
                 }
             }
         }
-        match inspect(payload) {
-            Kind::Ip(range) => Opened::Ip(start + range.start..start + range.end),
-            Kind::Frame(number, range) => {
+        match UserData::inspect(payload) {
+            UserData::Ip(range) => Opened::Ip(start + range.start..start + range.end),
+            UserData::Frame(number, range) => {
                 // There is always room before the information: the L2TP header alone has six octets.
                 let information = start + range.start;
                 let place = information.saturating_sub(2)..information;
@@ -294,7 +259,7 @@ impl PathCodec for Codec {
                 }
                 Opened::Frame(information.saturating_sub(2)..start + range.end)
             }
-            Kind::Bad => Opened::Drop(drops::BAD_PAYLOAD),
+            UserData::Bad => Opened::Drop(drops::BAD_PAYLOAD),
         }
     }
 
@@ -302,20 +267,20 @@ impl PathCodec for Codec {
         while self.first_is_due(now) {
             let mut held = self.held.pop_front()?;
             self.spec.state.rx_next = Some(held.ns.wrapping_add(1));
-            match inspect(&held.payload) {
-                Kind::Ip(range) => {
+            match UserData::inspect(&held.payload) {
+                UserData::Ip(range) => {
                     let mut packet = held.payload.split_to(range.end.min(held.payload.len()));
                     let start = range.start.min(packet.len());
                     bytes::Buf::advance(&mut packet, start);
                     return Some(Released::Ip(packet));
                 }
-                Kind::Frame(number, range) => {
+                UserData::Frame(number, range) => {
                     let mut frame = BytesMut::with_capacity(2 + range.len());
                     frame.put_u16(number);
                     frame.extend_from_slice(held.payload.get(range).unwrap_or_default());
                     return Some(Released::Frame(frame));
                 }
-                Kind::Bad => {}
+                UserData::Bad => {}
             }
         }
         None

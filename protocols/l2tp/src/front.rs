@@ -8,7 +8,6 @@ mod request;
 mod sources;
 
 use crate::config::{Config, PeerIndex};
-use crate::ids::Ids;
 use crate::machine::{Accept, Tunnel};
 use crate::module::Shared;
 use crate::names::{counts, drops};
@@ -20,8 +19,8 @@ use bytes::{Bytes, BytesMut};
 use half_open::{HalfOpen, HalfOpenTable};
 use sluice_spi::wire::display_text;
 use sluice_spi::{
-    Accepted, DropReason, Entropy, Event, Front, MachineKey, PeerAddr, Route, Severity, ShardId, Shards,
-    Transmit, Via, random_bytes, random_u16,
+    Accepted, DropReason, Entropy, Event, Front, Identifiers, MachineKey, PeerAddr, Route, Severity, ShardId,
+    Shards, Transmit, Via, random_bytes, random_u16,
 };
 use sources::Sources;
 use std::collections::{HashMap, VecDeque};
@@ -53,7 +52,7 @@ pub(crate) struct L2tpFront {
     entropy: Box<dyn Entropy>,
     /// Key of the challenges.
     key: [u8; 16],
-    ids: Ids,
+    ids: Identifiers,
     half_open: HalfOpenTable,
     machines: HashMap<u16, Option<Origin>>,
     by_peer: HashMap<(SocketAddr, u16), u16>,
@@ -79,7 +78,7 @@ impl L2tpFront {
             shards,
             entropy,
             key,
-            ids: Ids::default(),
+            ids: Identifiers::default(),
             half_open: HalfOpenTable::default(),
             machines: HashMap::new(),
             by_peer: HashMap::new(),

@@ -9,7 +9,6 @@ mod checkpoint;
 mod codec;
 pub mod config;
 mod front;
-mod ids;
 mod machine;
 mod module;
 mod names;

@@ -25,6 +25,7 @@ mod limit;
 mod link;
 mod neighbour;
 mod output;
+mod user_data;
 pub mod wire;
 
 pub use api::{Accm, Carrier, Login, PppEvent, PppPath, Proxy, Role};
@@ -32,3 +33,4 @@ pub use config::{PppConfig, ProxyPolicy};
 pub use drops::DROP_REASONS;
 pub use header::{PppHeader, protocol};
 pub use link::Ppp;
+pub use user_data::UserData;

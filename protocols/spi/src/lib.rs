@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod config;
 mod entropy;
 mod event;
+mod identifiers;
 mod ids;
 mod machine;
 mod module;
@@ -29,6 +30,7 @@ pub use event::{
     CallInfo, ContextRequest, Direction, Event, Fact, Input, Originate, Refusal, SessionKind, Severity,
     TunnelInfo,
 };
+pub use identifiers::Identifiers;
 pub use ids::{LocalRef, MachineKey, PathKey, PathRef, PeerAddr, ShardId, Shards};
 pub use machine::{Accepted, Factory, Fault, Front, Machine, Open, OpenError, Route, Transmit, Via};
 pub use module::{Claim, Demux, Descriptor, DropReason, Module, Resumption, Transport};

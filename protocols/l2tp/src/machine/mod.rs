@@ -17,7 +17,6 @@ pub use channel::Retransmit;
 pub(crate) use channel::{Channel, ChannelConfig, ChannelState, Pending};
 
 use crate::config::{Config, Peer, PeerIndex};
-use crate::ids::Ids;
 use crate::module::Shared;
 use crate::names::drops;
 use crate::ties::Tie;
@@ -31,8 +30,8 @@ use channel::Priority;
 use sluice_auth::Secret;
 use sluice_spi::timer::Timers;
 use sluice_spi::{
-    DropReason, Ended, Entropy, Event, Fact, Fault, Input, LocalRef, Machine, MachineKey, PeerAddr, Severity,
-    TerminateCause, Transmit, TunnelInfo, Via, random_u16,
+    DropReason, Ended, Entropy, Event, Fact, Fault, Identifiers, Input, LocalRef, Machine, MachineKey,
+    PeerAddr, Severity, TerminateCause, Transmit, TunnelInfo, Via, random_u16,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -125,7 +124,7 @@ pub(crate) struct Tunnel {
     /// Boxed: most tunnels carry one call, and a node of the map has room for eleven.
     pub(crate) calls: BTreeMap<u16, Box<Call>>,
     pub(crate) by_peer: HashMap<u16, u16>,
-    pub(crate) ids: Ids,
+    pub(crate) ids: Identifiers,
     pub(crate) generation: u16,
     pub(crate) serial: u32,
     pub(crate) timers: Timers<Timer>,
@@ -194,7 +193,7 @@ impl Tunnel {
             candidate: None,
             calls: BTreeMap::new(),
             by_peer: HashMap::new(),
-            ids: Ids::default(),
+            ids: Identifiers::default(),
             generation: 0,
             serial: 0,
             timers: Timers::new(),
