@@ -32,6 +32,18 @@ reasons! {
     USER_DATA = "ppp_user_data";
     /// Link-local IPv6 that asks for nothing we answer.
     LINK_LOCAL = "ppp_link_local";
+    /// A packet in clear where all are to be encrypted.
+    MPPE_CLEAR = "mppe_clear";
+    /// An encrypted packet too short, or with flags that do not belong to the mode agreed on.
+    MPPE_HEADER = "mppe_header";
+    /// An encrypted packet that came before, or too late.
+    MPPE_OLD = "mppe_old";
+    /// An encrypted packet further ahead than keys are changed for one packet.
+    MPPE_FAR = "mppe_far";
+    /// An encrypted packet that decrypts to nothing that was ever sent.
+    MPPE_GARBLED = "mppe_garbled";
+    /// An encrypted packet that needs others before it, which are lost.
+    MPPE_LOST = "mppe_lost";
     /// Output that the carrier did not take in time.
     OUTPUT_FULL = "ppp_output_full";
 }

@@ -10,6 +10,8 @@ pub mod protocol {
     pub const IPV4: u16 = 0x0021;
     /// Internet Protocol version 6 (RFC 5072).
     pub const IPV6: u16 = 0x0057;
+    /// Compressed or encrypted datagrams (RFC 1962, 4; RFC 3078, 3).
+    pub const MPPE: u16 = 0x00fd;
     /// IP Control Protocol (RFC 1332).
     pub const IPCP: u16 = 0x8021;
     /// IPv6 Control Protocol (RFC 5072).
@@ -30,6 +32,7 @@ pub mod protocol {
         Some(match protocol {
             IPV4 => "IP",
             IPV6 => "IPv6",
+            MPPE => "MPPE",
             IPCP => "IPCP",
             IPV6CP => "IPV6CP",
             CCP => "CCP",

@@ -13,6 +13,7 @@
 //! is around it on the wire is [`PppHeader`]'s: `ppp.header().seal_frame(frame, out)`.
 
 mod api;
+mod codec;
 mod config;
 mod cp;
 mod drops;
@@ -23,12 +24,14 @@ mod ipv6cp;
 mod lcp;
 mod limit;
 mod link;
+pub mod mppe;
 mod neighbour;
 mod output;
 mod user_data;
 pub mod wire;
 
 pub use api::{Accm, Carrier, Login, PppEvent, PppPath, Proxy, Role};
+pub use codec::{Encryption, PppCodec};
 pub use config::{PppConfig, ProxyPolicy};
 pub use drops::DROP_REASONS;
 pub use header::{PppHeader, protocol};

@@ -22,6 +22,12 @@ impl UserData {
         let Some((number, range)) = PppHeader::open(packet) else {
             return UserData::Bad;
         };
+        Self::classify(number, range, packet)
+    }
+
+    /// Looks at the information of a protocol.
+    #[inline]
+    pub(crate) fn classify(number: u16, range: Range<usize>, packet: &[u8]) -> Self {
         let information = packet.get(range.clone()).unwrap_or_default();
         let version = information.first().map(|first| first >> 4);
         match (number, version) {

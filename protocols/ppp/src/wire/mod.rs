@@ -39,6 +39,10 @@ pub mod code {
     pub const IDENTIFICATION: u8 = 12;
     /// Time-Remaining (LCP only).
     pub const TIME_REMAINING: u8 = 13;
+    /// Reset-Request, of CCP only (RFC 1962, 3).
+    pub const RESET_REQUEST: u8 = 14;
+    /// Reset-Ack, of CCP only.
+    pub const RESET_ACK: u8 = 15;
 }
 
 /// Length of the header of a control packet: code, identifier, length.
