@@ -2,7 +2,8 @@
 
 use arc_swap::ArcSwap;
 use sluice_auth::{
-    AuthRequest, Method, Profile, Realm, RealmTable, RejectReason, Resolved, Throttle, ThrottleConfig,
+    AuthRequest, Coverage, Method, Profile, Realm, RealmTable, RejectReason, Resolved, Throttle,
+    ThrottleConfig, Verifiable,
 };
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -50,8 +51,8 @@ pub trait Backend: Send + Sync {
     /// Its name in metrics, and in a realm's list of backends.
     fn name(&self) -> &'static str;
 
-    /// The methods it can check.
-    fn methods(&self) -> &[Method];
+    /// The methods it can check at present, and for how many users.
+    fn verifiable(&self) -> Verifiable;
 
     /// Checks a proof. It answers in bounded time, with [`Answer::Unavailable`] where it must.
     fn authenticate<'a>(&'a self, query: Query<'a>) -> Pending<'a>;
@@ -152,12 +153,14 @@ impl Authenticator {
         self.backends.iter().map(|backend| backend.name())
     }
 
-    /// The methods that may be offered to a peer: those that some backend can check.
-    pub fn methods(&self) -> Vec<Method> {
-        let mut methods: Vec<Method> = self.backends.iter().flat_map(|b| b.methods()).copied().collect();
-        methods.sort_unstable();
-        methods.dedup();
-        methods
+    /// The methods that may be offered to a peer: those that some backend can check, and for how many users one
+    /// backend can.
+    pub fn verifiable(&self) -> Verifiable {
+        let all = self.backends.iter().map(|backend| backend.verifiable());
+        all.fold(Verifiable::none(), |union, of_one| {
+            let methods = Method::ALL.into_iter();
+            methods.fold(union, |union, method| union.with(method, of_one.coverage(method)))
+        })
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {
@@ -187,7 +190,7 @@ impl Authenticator {
             .take(if named.is_some() { 0 } else { usize::MAX });
         listed
             .chain(all)
-            .filter(move |backend| backend.methods().contains(&method))
+            .filter(move |backend| backend.verifiable().coverage(method) != Coverage::None)
     }
 
     /// The answer where it can be given at once, without leaving the calling thread: a right password that was
@@ -312,7 +315,10 @@ impl Authenticator {
             Answer::Reject(reason) => Err(reason),
             Answer::Unavailable => Err(RejectReason::Unavailable),
         };
-        if result == Err(RejectReason::BadCredentials) {
+        if matches!(
+            result,
+            Err(RejectReason::BadCredentials | RejectReason::NoVerifier)
+        ) {
             self.throttle().failed(&name, source, now);
         }
         (backend, result)

@@ -24,7 +24,7 @@ impl AuthObserver for Seen {
 /// A backend that gives one answer to everything.
 struct Fixed {
     name: &'static str,
-    methods: &'static [Method],
+    verifiable: Verifiable,
     answer: Answer,
 }
 
@@ -32,7 +32,7 @@ impl Fixed {
     fn named(name: &'static str, answer: Answer) -> Arc<dyn Backend> {
         Arc::new(Self {
             name,
-            methods: &[Method::Pap],
+            verifiable: Verifiable::default(),
             answer,
         })
     }
@@ -43,8 +43,8 @@ impl Backend for Fixed {
         self.name
     }
 
-    fn methods(&self) -> &[Method] {
-        self.methods
+    fn verifiable(&self) -> Verifiable {
+        self.verifiable
     }
 
     fn authenticate<'a>(&'a self, _: Query<'a>) -> Pending<'a> {
@@ -267,14 +267,18 @@ async fn unavailable_falls_through_and_reject_never_does() {
 async fn backends_without_the_method_are_passed_over() {
     let other: Arc<dyn Backend> = Arc::new(Fixed {
         name: "other",
-        methods: &[],
+        verifiable: Verifiable::none().with(Method::Chap, Coverage::Some),
         answer: accept("bob"),
     });
     let (alone, _) = front(vec![other.clone()], prompt());
-    assert!(alone.methods().is_empty());
+    assert_eq!(alone.verifiable().coverage(Method::Pap), Coverage::None);
     assert_eq!(reason(&alone, "bob", "pw").await, Some(NotPermitted));
     let (both, _) = front(vec![other, Fixed::named("pap", accept("bob"))], prompt());
-    assert_eq!(both.methods(), [Method::Pap]);
+    let coverage = Method::ALL.map(|method| both.verifiable().coverage(method));
+    assert_eq!(
+        coverage,
+        [Coverage::None, Coverage::None, Coverage::Some, Coverage::All]
+    );
     assert_eq!(both.backends().collect::<Vec<_>>(), ["other", "pap"]);
     assert_eq!(reason(&both, "bob", "pw").await, None);
 }

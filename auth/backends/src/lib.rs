@@ -11,12 +11,14 @@ mod generate;
 #[cfg(feature = "gssapi")]
 pub mod gssapi;
 mod hash_pool;
+mod key_ring;
 mod local;
 mod replace;
 mod user;
 mod users_edit;
 mod users_file;
 mod users_table;
+mod verifiers;
 
 pub use chain::{
     Answer, AuthObserver, Authenticator, AuthenticatorConfig, Backend, DEFAULT_FAILURE_DELAY, NO_BACKEND,
@@ -26,7 +28,9 @@ pub use context_pool::ContextPool;
 pub use credential_cache::{CacheConfig, CredentialCache};
 pub use generate::{NoRandomness, generate_password};
 pub use hash_pool::{HashPool, HashPoolConfig, PoolError, hash_now};
+pub use key_ring::{Bound, Envelope, KeyRing, KeyRingError, NoEnvelope};
 pub use local::{CacheStats, ChangeError, LocalUsers};
 pub use user::User;
 pub use users_file::{Keep, MAX_USERS_FILE, UsersError, UsersFile};
 pub use users_table::{UserChange, UserTable};
+pub use verifiers::{VerifierKinds, Verifiers};

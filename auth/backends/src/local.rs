@@ -3,12 +3,14 @@
 use crate::chain::{Answer, Backend, Pending, Query};
 use crate::credential_cache::CredentialCache;
 use crate::hash_pool::{HashPool, PoolError};
+use crate::key_ring::KeyRingError;
 use crate::user::User;
 use crate::users_file::{UsersError, UsersFile};
 use crate::users_table::{UserChange, UserTable};
+use crate::verifiers::{Sealed, Verifiers};
 use sluice_auth::{
-    Argon2Cost, Credentials, Identity, Method, PasswordHash, Profile, RejectReason, Secret, WeakPassword,
-    check_new_password,
+    Argon2Cost, Coverage, Credentials, Identity, Method, PasswordHash, Profile, RejectReason, Secret,
+    Verifiable, WeakPassword, check_new_password,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +41,9 @@ pub enum ChangeError {
     /// The password could not be hashed.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// The password could not be sealed.
+    #[error(transparent)]
+    Keys(#[from] KeyRingError),
 }
 
 /// Users with passwords of their own.
@@ -46,6 +51,7 @@ pub struct LocalUsers {
     users: UsersFile,
     pub(crate) pool: HashPool,
     cache: CredentialCache,
+    verifiers: Option<Verifiers>,
     hits: AtomicU64,
     misses: AtomicU64,
     errors: AtomicU64,
@@ -55,16 +61,24 @@ impl LocalUsers {
     /// The name of the backend in metrics, and in a realm's list of backends.
     pub const NAME: &'static str = "file";
 
-    /// Puts the three together.
+    /// Puts the three together. Only passwords can be checked so.
     pub fn new(users: UsersFile, pool: HashPool, cache: CredentialCache) -> Self {
         Self {
             users,
             pool,
             cache,
+            verifiers: None,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             errors: AtomicU64::new(0),
         }
+    }
+
+    /// Checks CHAP and MS-CHAPv2 too.
+    #[must_use]
+    pub fn with_verifiers(mut self, verifiers: Verifiers) -> Self {
+        self.verifiers = Some(verifiers);
+        self
     }
 
     /// The users as they are now.
@@ -99,6 +113,9 @@ impl LocalUsers {
 
     /// Reads the users file again. See [`UsersFile::reload`]; blocks on the file.
     pub fn reload(&self) -> Result<Vec<UserChange>, UsersError> {
+        if let Some(verifiers) = &self.verifiers {
+            verifiers.reload();
+        }
         self.users.reload().map(|changes| self.forget(changes))
     }
 
@@ -112,7 +129,10 @@ impl LocalUsers {
         if self.users.get(name.as_str()).is_some() {
             return Err(UsersError::Exists(name.as_str().to_owned()).into());
         }
-        let mut user = User::new(name, self.hash(password).await?);
+        let hash = self.hash(password.clone()).await?;
+        let sealed = self.seal(&name, &hash, &password)?;
+        let mut user = User::new(name, hash);
+        sealed.give(&mut user);
         complete(&mut user);
         Ok(self
             .users
@@ -133,11 +153,14 @@ impl LocalUsers {
 
     /// Gives a user another password. Once that is hashed it blocks on the file.
     pub async fn set_password(&self, name: &str, password: Secret) -> Result<Vec<UserChange>, ChangeError> {
-        if self.users.get(name).is_none() {
-            return Err(UsersError::Unknown(name.to_owned()).into());
-        }
-        let hash = Arc::new(self.hash(password).await?);
-        Ok(self.update_user(name, |user| user.password = hash)?)
+        let known = self.users.get(name);
+        let known = known.ok_or_else(|| UsersError::Unknown(name.to_owned()))?;
+        let hash = Arc::new(self.hash(password.clone()).await?);
+        let sealed = self.seal(&known.profile.identity, &hash, &password)?;
+        Ok(self.update_user(name, |user| {
+            user.password = hash;
+            sealed.give(user);
+        })?)
     }
 
     /// Deletes a user; blocks on the file.
@@ -148,6 +171,13 @@ impl LocalUsers {
     async fn hash(&self, password: Secret) -> Result<PasswordHash, ChangeError> {
         check_new_password(&password)?;
         Ok(self.pool.create(Argon2Cost::DEFAULT, password).await?)
+    }
+
+    fn seal(&self, name: &Identity, hash: &PasswordHash, password: &Secret) -> Result<Sealed, KeyRingError> {
+        match &self.verifiers {
+            Some(verifiers) => verifiers.seal(name, hash, password),
+            None => Ok(Sealed::default()),
+        }
     }
 
     fn forget(&self, changes: Vec<UserChange>) -> Vec<UserChange> {
@@ -174,10 +204,31 @@ impl LocalUsers {
         }
     }
 
+    /// The answer to a proof that is no password.
+    fn check_proof(&self, query: &Query<'_>) -> Answer {
+        let Some(verifiers) = &self.verifiers else {
+            return Answer::Reject(RejectReason::NotPermitted);
+        };
+        let table = self.users.table();
+        let known = table.get(query.name).map(Arc::as_ref);
+        match (verifiers.check(known, &query.request.credentials), known) {
+            (Ok(proof), Some(user)) => match Self::admit(user, query) {
+                Answer::Accept(mut profile) => {
+                    profile.proof = proof;
+                    Answer::Accept(profile)
+                }
+                refused => refused,
+            },
+            (Ok(_), None) => Answer::Reject(RejectReason::BadCredentials),
+            (Err(reason), _) => Answer::Reject(reason),
+        }
+    }
+
     async fn check(&self, query: Query<'_>) -> Answer {
         match &query.request.credentials {
             Credentials::Pap { password, .. } => self.check_password(query, password).await,
             Credentials::Gssapi { .. } => self.find(&query),
+            Credentials::Chap { .. } | Credentials::MsChapV2 { .. } => self.check_proof(&query),
         }
     }
 
@@ -220,8 +271,12 @@ impl Backend for LocalUsers {
         Self::NAME
     }
 
-    fn methods(&self) -> &[Method] {
-        &[Method::Pap, Method::Gssapi]
+    fn verifiable(&self) -> Verifiable {
+        let methods = match &self.verifiers {
+            Some(_) => self.users.table().verifiable(),
+            None => Verifiable::default(),
+        };
+        methods.with(Method::Gssapi, Coverage::All)
     }
 
     fn authenticate<'a>(&'a self, query: Query<'a>) -> Pending<'a> {
@@ -236,7 +291,13 @@ impl Backend for LocalUsers {
 
     fn try_cached(&self, query: &Query<'_>) -> Option<Answer> {
         let Credentials::Pap { password, .. } = &query.request.credentials else {
-            return None;
+            // As quick as a look into the cache. A wrong proof, and one that is right but of no use, go the long way.
+            return match &query.request.credentials {
+                Credentials::Chap { .. } | Credentials::MsChapV2 { .. } => {
+                    Some(self.check_proof(query)).filter(|answer| matches!(answer, Answer::Accept(_)))
+                }
+                _ => None,
+            };
         };
         let table = self.users.table();
         let known = table.get(query.name);

@@ -1,7 +1,10 @@
 //! One user of the users file: what is known of it, and how it is read and written.
 
+use crate::key_ring::Envelope;
+use crate::verifiers::{CHAP, NT_HASH};
 use sluice_auth::{
-    AddressRule, Argon2Cost, Identity, PasswordHash, Profile, RejectReason, format_timestamp, parse_timestamp,
+    AddressRule, Argon2Cost, Identity, Method, PasswordHash, Profile, Proof, RejectReason, format_timestamp,
+    parse_timestamp,
 };
 use sluice_spi::config::{Section, format_duration};
 use std::str::FromStr;
@@ -31,6 +34,10 @@ pub struct User {
     pub profile: Profile,
     /// The hash of its password.
     pub password: Arc<PasswordHash>,
+    /// The password itself, sealed.
+    pub chap: Option<Envelope>,
+    /// The NT hash of the password, sealed.
+    pub nt_hash: Option<Envelope>,
     /// Whether it is locked out.
     pub disabled: bool,
     /// When it stops working.
@@ -56,6 +63,8 @@ impl User {
         Self {
             profile: Profile::new(name),
             password: Arc::new(password),
+            chap: None,
+            nt_hash: None,
             disabled: false,
             expires: None,
             protocols: None,
@@ -65,6 +74,15 @@ impl User {
     /// Its name.
     pub fn name(&self) -> &str {
         self.profile.identity.as_str()
+    }
+
+    /// Whether there is what a method can be checked against.
+    pub fn can_prove_by(&self, method: Method) -> bool {
+        match method {
+            Method::Pap | Method::Gssapi => true,
+            Method::Chap => self.chap.is_some(),
+            Method::MsChapV2 => self.nt_hash.is_some() || self.chap.is_some(),
+        }
     }
 
     /// Whether an account whose password was right may be used at this time of day, by this protocol.
@@ -88,6 +106,7 @@ impl User {
     pub(crate) fn read(section: &Section<'_>, protocols: &[&str]) -> Option<Self> {
         let identity = read_name(section);
         let password = read_password(section);
+        let (chap, nt_hash) = (read_sealed(section, CHAP), read_sealed(section, NT_HASH));
         let number = |key, range| section.optional_integer(key, range);
         let disabled = section.boolean("disabled", false);
         let expires: Option<Timestamp> = section.parsed(
@@ -122,8 +141,11 @@ impl User {
                 max_sessions,
                 session_timeout,
                 idle_timeout,
+                proof: Proof::default(),
             },
             password: Arc::new(password?),
+            chap,
+            nt_hash,
             disabled,
             expires: expires.map(|Timestamp(time)| time),
             protocols: permitted,
@@ -131,7 +153,7 @@ impl User {
     }
 
     /// Its keys in the file, in order; `None` where the default says the same.
-    pub(crate) fn fields(&self) -> [(&'static str, Option<Value>); 13] {
+    pub(crate) fn fields(&self) -> [(&'static str, Option<Value>); 15] {
         let Profile {
             groups,
             ipv4,
@@ -149,6 +171,11 @@ impl User {
         [
             ("name", Some(self.name().into())),
             ("password", Some(self.password.to_phc().into())),
+            (CHAP, self.chap.as_ref().map(|sealed| sealed.to_string().into())),
+            (
+                NT_HASH,
+                self.nt_hash.as_ref().map(|sealed| sealed.to_string().into()),
+            ),
             ("disabled", self.disabled.then(|| true.into())),
             ("expires", self.expires.map(|time| format_timestamp(time).into())),
             ("protocols", self.protocols.as_deref().map(list)),
@@ -194,6 +221,17 @@ fn read_password(section: &Section<'_>) -> Option<PasswordHash> {
             None
         }
     }
+}
+
+/// Reads a sealed secret. What stands there is never repeated: it may be a password in clear.
+fn read_sealed(section: &Section<'_>, key: &str) -> Option<Envelope> {
+    let text = section.text(key)?;
+    let sealed = text.parse();
+    if let Err(error) = &sealed {
+        let error: &crate::key_ring::NoEnvelope = error;
+        section.report(key, format!("{error}; `sluice users passwd` makes them"));
+    }
+    sealed.ok()
 }
 
 fn read_protocols(section: &Section<'_>, known: &[&str]) -> Option<Vec<String>> {

@@ -1,7 +1,7 @@
 //! The users of one users file at one time, and what changed from one to the next.
 
 use crate::user::{User, commonest_cost};
-use sluice_auth::{AddressRule, Ipv6Prefix, PasswordHash, Secret};
+use sluice_auth::{AddressRule, Coverage, Ipv6Prefix, Method, PasswordHash, Secret, Verifiable};
 use sluice_spi::config::{self, Problem, Section};
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -16,6 +16,7 @@ const NOBODY: ([u8; 16], [u8; 32]) = ([0; 16], [0; 32]);
 pub struct UserTable {
     users: BTreeMap<String, Arc<User>>,
     nobody: Arc<PasswordHash>,
+    verifiable: Verifiable,
 }
 
 impl UserTable {
@@ -34,6 +35,7 @@ impl UserTable {
             }]
         })?;
         Ok(Self {
+            verifiable: verifiable(&users),
             users,
             nobody: Arc::new(nobody),
         })
@@ -60,6 +62,11 @@ impl UserTable {
     /// Whether there is no user at all.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
+    }
+
+    /// The methods that the users have verifiers for. Those that are locked out do not count.
+    pub fn verifiable(&self) -> Verifiable {
+        self.verifiable
     }
 
     /// What to check the password of a user against that does not exist, so that it takes as long.
@@ -93,6 +100,21 @@ impl UserTable {
         changes.sort_by(|a, b| a.name.cmp(&b.name));
         changes
     }
+}
+
+fn verifiable(users: &BTreeMap<String, Arc<User>>) -> Verifiable {
+    let counted = || users.values().filter(|user| !user.disabled);
+    Method::ALL
+        .into_iter()
+        .fold(Verifiable::default(), |found, method| {
+            let can = counted().filter(|user| user.can_prove_by(method)).count();
+            let coverage = match can {
+                0 => Coverage::None,
+                all if all == counted().count() => Coverage::All,
+                _ => Coverage::Some,
+            };
+            found.with(method, coverage)
+        })
 }
 
 /// One user that is not as it was.

@@ -1,6 +1,6 @@
 //! What an authenticated user may have, and what a session was given.
 
-use crate::Identity;
+use crate::{Identity, Proof};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -135,6 +135,8 @@ pub struct Profile {
     pub session_timeout: Option<Duration>,
     /// Longest silence of a session; `None`: the gateway's default.
     pub idle_timeout: Option<Duration>,
+    /// What the protocol answers its peer with. Belongs to one login, not to the user.
+    pub proof: Proof,
 }
 
 impl Profile {
@@ -151,6 +153,7 @@ impl Profile {
             max_sessions: None,
             session_timeout: None,
             idle_timeout: None,
+            proof: Proof::default(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! concrete addresses and limits which the protocol machine then offers to its peer.
 
 mod buckets;
+pub mod chap;
 mod grants;
 pub mod gss;
 mod host;
@@ -25,7 +26,10 @@ pub use identity::{Identity, MAX_NAME};
 pub use password::{Argon2Cost, PasswordHash, PasswordHashError, WeakPassword, check_new_password};
 pub use prefix::{IpPrefix, IpPrefixError};
 pub use realm::{ProfileDefaults, Realm, RealmError, RealmTable, Resolved, Unlisted};
-pub use request::{AuthRequest, Credentials, Method, RejectReason, Verdict};
+pub use request::{
+    AuthRequest, Coverage, Credentials, Method, MsChapExchange, MsChapProof, Proof, RejectReason, Verdict,
+    Verifiable,
+};
 pub use secret::Secret;
 pub use throttle::{Rate, Throttle, ThrottleConfig, Throttled};
 pub use timestamp::{format_timestamp, parse_timestamp};

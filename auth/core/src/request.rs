@@ -1,32 +1,96 @@
 //! A question to the authentication backends, and its answer.
 
+use crate::chap::{CHAP_RESPONSE, MSCHAP_CHALLENGE, NT_RESPONSE};
 use crate::{Grants, Identity, Secret};
+use std::fmt;
 use std::net::SocketAddr;
 
-/// How a peer proves who it is.
+/// How a peer proves who it is. This is the one list of methods: offers, metrics and checkpoints follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Method {
-    /// Password Authentication Protocol (RFC 1334).
+    /// Password Authentication Protocol (RFC 1334), and whatever else sends a password in clear.
     Pap,
+    /// Challenge Handshake Authentication Protocol with MD5 (RFC 1994).
+    Chap,
+    /// Microsoft's CHAP extensions, version 2 (RFC 2759).
+    MsChapV2,
     /// A security context that stands (GSS-API, RFC 2743).
     Gssapi,
 }
 
 impl Method {
-    /// All methods, for closed metric label sets.
-    pub const ALL: [Method; 2] = [Method::Pap, Method::Gssapi];
+    /// All methods, the strongest first.
+    pub const ALL: [Method; 4] = [Method::Gssapi, Method::MsChapV2, Method::Chap, Method::Pap];
 
-    /// The name used in metrics, logs and the API.
+    /// The name used in configuration, metrics, logs and the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Method::Pap => "pap",
+            Method::Chap => "chap",
+            Method::MsChapV2 => "mschapv2",
             Method::Gssapi => "gssapi",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// For how many users the backends can check a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Coverage {
+    /// Nobody.
+    None,
+    /// Some have what the check needs, others have not.
+    Some,
+    /// Everybody.
+    All,
+}
+
+/// The methods that the backends can check at present, and for whom. The default is PAP for everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verifiable {
+    some: u8,
+    all: u8,
+}
+
+impl Default for Verifiable {
+    fn default() -> Self {
+        Self::none().with(Method::Pap, Coverage::All)
+    }
+}
+
+impl Verifiable {
+    /// No method at all.
+    pub const fn none() -> Self {
+        Self { some: 0, all: 0 }
+    }
+
+    /// The same with another method, for those given and whoever was covered before.
+    #[must_use]
+    pub fn with(mut self, method: Method, coverage: Coverage) -> Self {
+        if coverage >= Coverage::Some {
+            self.some |= method.bit();
+        }
+        if coverage == Coverage::All {
+            self.all |= method.bit();
+        }
+        self
+    }
+
+    /// Whom a method can be checked for.
+    pub fn coverage(self, method: Method) -> Coverage {
+        match (self.all & method.bit() != 0, self.some & method.bit() != 0) {
+            (true, _) => Coverage::All,
+            (false, true) => Coverage::Some,
+            (false, false) => Coverage::None,
         }
     }
 }
 
 /// What a peer gave to prove its identity.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Credentials {
     /// A user name and its password in clear.
     Pap {
@@ -35,6 +99,24 @@ pub enum Credentials {
         /// The password the peer gave.
         password: Secret,
     },
+    /// An answer to our challenge by CHAP with MD5.
+    Chap {
+        /// The name the peer gave.
+        identity: Identity,
+        /// Identifier of the challenge, which is a part of what was hashed.
+        id: u8,
+        /// The challenge.
+        challenge: Vec<u8>,
+        /// The hash. With the challenge it allows to guess the password, so it is never shown.
+        response: Box<[u8; CHAP_RESPONSE]>,
+    },
+    /// An answer to our challenge by MS-CHAPv2.
+    MsChapV2 {
+        /// The name the peer gave, with a domain where it gave one.
+        identity: Identity,
+        /// The two challenges and the answer.
+        exchange: Box<MsChapExchange>,
+    },
     /// A name that is proven already: it is the initiator's of a security context that stands.
     Gssapi {
         /// The name.
@@ -42,11 +124,40 @@ pub enum Credentials {
     },
 }
 
+/// What passed between authenticator and peer by MS-CHAPv2.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MsChapExchange {
+    /// Our challenge.
+    pub challenge: [u8; MSCHAP_CHALLENGE],
+    /// The peer's challenge.
+    pub peer_challenge: [u8; MSCHAP_CHALLENGE],
+    /// The peer's NT-Response.
+    pub nt_response: [u8; NT_RESPONSE],
+}
+
+impl fmt::Debug for MsChapExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MsChapExchange(…)")
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("method", &self.method())
+            .field("identity", self.identity())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Credentials {
     /// The name the peer claims.
     pub fn identity(&self) -> &Identity {
         match self {
-            Credentials::Pap { identity, .. } | Credentials::Gssapi { identity } => identity,
+            Credentials::Pap { identity, .. }
+            | Credentials::Chap { identity, .. }
+            | Credentials::MsChapV2 { identity, .. }
+            | Credentials::Gssapi { identity } => identity,
         }
     }
 
@@ -54,6 +165,8 @@ impl Credentials {
     pub fn method(&self) -> Method {
         match self {
             Credentials::Pap { .. } => Method::Pap,
+            Credentials::Chap { .. } => Method::Chap,
+            Credentials::MsChapV2 { .. } => Method::MsChapV2,
             Credentials::Gssapi { .. } => Method::Gssapi,
         }
     }
@@ -79,6 +192,9 @@ pub struct AuthRequest {
 pub enum RejectReason {
     /// No such user, or a wrong password: never told apart to the peer.
     BadCredentials,
+    /// The user has nothing that this method could be checked against. The peer is told what it is told of a wrong
+    /// password.
+    NoVerifier,
     /// The account is disabled.
     Disabled,
     /// The account has expired.
@@ -99,8 +215,9 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All reasons, for closed metric label sets.
-    pub const ALL: [RejectReason; 9] = [
+    pub const ALL: [RejectReason; 10] = [
         RejectReason::BadCredentials,
+        RejectReason::NoVerifier,
         RejectReason::Disabled,
         RejectReason::Expired,
         RejectReason::UnknownRealm,
@@ -115,6 +232,7 @@ impl RejectReason {
     pub fn as_str(self) -> &'static str {
         match self {
             RejectReason::BadCredentials => "bad_credentials",
+            RejectReason::NoVerifier => "no_verifier",
             RejectReason::Disabled => "disabled",
             RejectReason::Expired => "expired",
             RejectReason::UnknownRealm => "unknown_realm",
@@ -127,11 +245,95 @@ impl RejectReason {
     }
 }
 
+/// What a backend gives back for the peer of a right proof, beside its profile. Neither shown nor kept.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Proof(Option<Box<MsChapProof>>);
+
+/// What MS-CHAPv2 needs for the peer.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MsChapProof {
+    /// `S=` and 40 hexadecimal digits, for the Success packet (RFC 2759, 5).
+    pub authenticator_response: String,
+    /// The hash of the password's hash: what keys for MPPE are made of (RFC 3079, 3.4).
+    pub nt_hash_hash: Secret,
+}
+
+impl Proof {
+    /// Of MS-CHAPv2.
+    pub fn of_mschap(proof: MsChapProof) -> Self {
+        Self(Some(Box::new(proof)))
+    }
+
+    /// Of MS-CHAPv2, where that was the method.
+    pub fn mschap(&self) -> Option<&MsChapProof> {
+        self.0.as_deref()
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proof(…)")
+    }
+}
+
 /// The answer a protocol machine gets to its request.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// The peer is who it says, and this is what it gets.
-    Accept(Box<Grants>),
+    /// The peer is who it says.
+    Accept {
+        /// What it gets.
+        grants: Box<Grants>,
+        /// What its protocol answers it with.
+        proof: Proof,
+    },
     /// The peer is refused.
     Reject(RejectReason),
+}
+
+impl Verdict {
+    /// Lets a peer in whose protocol needs nothing more from the backend.
+    pub fn accept(grants: Box<Grants>) -> Self {
+        Verdict::Accept {
+            grants,
+            proof: Proof::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_answers_nor_keys_are_shown() {
+        let identity = Identity::parse(b"alice").unwrap();
+        let exchange = MsChapExchange {
+            challenge: [0x41; 16],
+            peer_challenge: [0x41; 16],
+            nt_response: [0x41; 24],
+        };
+        let credentials = Credentials::MsChapV2 {
+            identity,
+            exchange: Box::new(exchange.clone()),
+        };
+        let proof = Proof::of_mschap(MsChapProof {
+            authenticator_response: "S=4141".to_owned(),
+            nt_hash_hash: Secret::new([0x41; 16]),
+        });
+        let shown = format!("{credentials:?} {exchange:?} {proof:?}");
+        assert!(shown.contains("alice") && shown.contains("MsChapV2"), "{shown}");
+        assert!(!shown.contains("65") && !shown.contains("41"), "{shown}");
+    }
+
+    #[test]
+    fn coverage_only_grows() {
+        let some = Verifiable::default().with(Method::Chap, Coverage::Some);
+        let all = some
+            .with(Method::Chap, Coverage::All)
+            .with(Method::Chap, Coverage::None);
+        assert_eq!(some.coverage(Method::Chap), Coverage::Some);
+        assert_eq!(all.coverage(Method::Chap), Coverage::All);
+        assert_eq!(all.coverage(Method::Pap), Coverage::All);
+        assert_eq!(all.coverage(Method::MsChapV2), Coverage::None);
+    }
 }
