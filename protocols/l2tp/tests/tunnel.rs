@@ -500,7 +500,7 @@ fn r26_many_clients_at_once_are_all_up_soon() {
         let mut grants = sluice_testkit::policy::grants(1);
         let [high, low] = last.to_be_bytes();
         grants.ipv4 = Some([10, 1, high, low].into());
-        sluice_auth::Verdict::Accept(Box::new(grants))
+        sluice_auth::Verdict::accept(Box::new(grants))
     });
     for number in 0..300 {
         let key = bench.dial();

@@ -28,7 +28,7 @@ impl Policy {
             admission_delay: Duration::ZERO,
             judge: Box::new(move |_| {
                 last = last.checked_add(1).filter(|&last| last < 255).unwrap_or(1);
-                Verdict::Accept(Box::new(grants(last)))
+                Verdict::accept(Box::new(grants(last)))
             }),
             judging_delay: Duration::from_millis(5),
         }

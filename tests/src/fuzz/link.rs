@@ -143,7 +143,7 @@ impl Link {
                     .advance(Duration::from_millis(u64::from(program.byte()) * 50));
                 self.ppp.handle_timeout(self.clock.now());
             }
-            1 => self.answer(Verdict::Accept(Box::new(grants(7)))),
+            1 => self.answer(Verdict::accept(Box::new(grants(7)))),
             2 if op & 0x70 == 0x70 => self.ppp.close(TerminateCause::AdminReset, now),
             3 => self.ppp.handle_frame(&program.bytes(), now),
             4 | 5 => {

@@ -127,7 +127,7 @@ fn drain(link: &mut Ppp, now: Instant) {
             return;
         };
         if let PppEvent::AuthRequested(_) = event {
-            link.auth_verdict(Verdict::Accept(Box::new(grants())), now);
+            link.auth_verdict(Verdict::accept(Box::new(grants())), now);
         }
     }
 }

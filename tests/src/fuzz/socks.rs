@@ -94,7 +94,7 @@ pub(super) fn answer(node: &mut StreamNode, bits: u8) {
     node.policy.judge = Box::new(move |_| match bits >> 3 & 7 {
         6 => Verdict::Reject(RejectReason::TooManySessions),
         7 => Verdict::Reject(RejectReason::BadCredentials),
-        _ => Verdict::Accept(Box::new(grants(1))),
+        _ => Verdict::accept(Box::new(grants(1))),
     });
     node.dialer = Box::new(move |wish| {
         let local = SocketAddr::from(([203, 0, 113, 1], 4000));

@@ -34,7 +34,10 @@ impl Engine {
     /// A backend's answer for a session that asked. Gives what its machine is to be told. A session that proves
     /// itself again as the same user keeps what it has.
     pub fn authorize(&self, id: SessionId, answer: Result<Profile, RejectReason>, now: Now) -> Verdict {
-        let result = answer.and_then(|profile| self.accept(id, &profile, now));
+        let result = answer.and_then(|mut profile| {
+            let proof = std::mem::take(&mut profile.proof);
+            Ok((self.accept(id, &profile, now)?, proof))
+        });
         let snapshot = self.table.session(id, |live| {
             live.session.rejected = result.as_ref().err().copied();
             live.session.clone()
@@ -46,7 +49,10 @@ impl Engine {
             });
         }
         match result {
-            Ok(grants) => Verdict::Accept(Box::new(grants)),
+            Ok((grants, proof)) => Verdict::Accept {
+                grants: Box::new(grants),
+                proof,
+            },
             Err(reason) => Verdict::Reject(reason),
         }
     }

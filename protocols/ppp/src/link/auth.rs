@@ -175,7 +175,7 @@ impl Ppp {
             return;
         }
         match verdict {
-            Verdict::Accept(grants) => {
+            Verdict::Accept { grants, .. } => {
                 self.auth.step = Step::Done;
                 self.auth.deadline = None;
                 self.auth.identity = self.auth.claimed.take();
@@ -205,6 +205,7 @@ impl Ppp {
         }
         let cause = match reason {
             RejectReason::BadCredentials
+            | RejectReason::NoVerifier
             | RejectReason::Disabled
             | RejectReason::Expired
             | RejectReason::UnknownRealm

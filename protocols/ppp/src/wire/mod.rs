@@ -1,5 +1,6 @@
 //! Decoding and encoding of PPP control packets.
 
+pub mod chap;
 mod describe;
 mod option;
 mod options;

@@ -157,7 +157,7 @@ impl Script {
             said: Said::default(),
             frames: Vec::new(),
             requests: BTreeMap::new(),
-            verdict: Some(Verdict::Accept(Box::new(grants()))),
+            verdict: Some(Verdict::accept(Box::new(grants()))),
         }
     }
 
@@ -325,7 +325,7 @@ impl Pair {
             said: Default::default(),
             now,
             started: now,
-            verdict: Verdict::Accept(Box::new(grants())),
+            verdict: Verdict::accept(Box::new(grants())),
             thinking: Duration::from_millis(30),
             impairment: Impairment::default(),
             trace: Vec::new(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod automaton;
+mod chap_wire;
 mod harness;
 mod noise;
 mod pair;

@@ -138,14 +138,14 @@ fn run(seed: u64, role: Role) -> (usize, bool) {
                 script.verdict = match random.below(3) {
                     0 => None,
                     1 => Some(Verdict::Reject(RejectReason::BadCredentials)),
-                    _ => Some(Verdict::Accept(Box::new(crate::harness::grants()))),
+                    _ => Some(Verdict::accept(Box::new(crate::harness::grants()))),
                 };
             }
             5 => {
                 // A verdict that nobody asked for, or late.
                 script
                     .link
-                    .auth_verdict(Verdict::Accept(Box::default()), script.now);
+                    .auth_verdict(Verdict::accept(Box::default()), script.now);
                 script.drain();
             }
             _ => {

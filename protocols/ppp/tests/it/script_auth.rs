@@ -166,7 +166,7 @@ fn a_verdict_about_a_past_negotiation_lets_nobody_in() {
     assert_eq!(script.said.links, 2);
     script
         .link
-        .auth_verdict(Verdict::Accept(Box::default()), script.now);
+        .auth_verdict(Verdict::accept(Box::default()), script.now);
     script.drain();
     script.forget();
     script.packet(protocol::IPCP, 1, 1, "0306 00000000");

@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn authenticated_with(grants: Grants) -> Script {
     let mut script = Script::server(PppConfig::default());
-    script.verdict = Some(Verdict::Accept(Box::new(grants)));
+    script.verdict = Some(Verdict::accept(Box::new(grants)));
     script.authenticate();
     script
 }
@@ -192,7 +192,7 @@ fn early_requests_are_answered_when_the_verdict_comes() {
     assert_eq!((script.sent().len(), script.said.dropped["ppp_limit"]), (0, 12));
     script
         .link
-        .auth_verdict(Verdict::Accept(Box::new(grants())), script.now);
+        .auth_verdict(Verdict::accept(Box::new(grants())), script.now);
     script.drain();
     let sent = script.sent();
     let wanted = [
@@ -442,7 +442,7 @@ fn the_mtu_is_the_smallest_of_all() {
         ("0104 05dc", Some(1300), 1300),
     ] {
         let mut script = Script::server(PppConfig::default());
-        script.verdict = Some(Verdict::Accept(Box::new(Grants {
+        script.verdict = Some(Verdict::accept(Box::new(Grants {
             mtu: granted,
             ..grants()
         })));

@@ -269,7 +269,7 @@ impl Connection {
             return;
         }
         match verdict {
-            Verdict::Accept(_) => {}
+            Verdict::Accept { .. } => {}
             // The password was right; it is the request that is refused.
             Verdict::Reject(RejectReason::TooManySessions) => {
                 self.denied = Some(Denial {

@@ -58,15 +58,16 @@ pub fn node_from(text: &str, peer: PeerAddr) -> StreamNode {
             Credentials::Gssapi { identity } => {
                 let proven = identity.as_str().strip_suffix("@REALM");
                 return match proven {
-                    Some("bob") => Verdict::Accept(Box::new(grants(1))),
+                    Some("bob") => Verdict::accept(Box::new(grants(1))),
                     Some("carol") => Verdict::Reject(RejectReason::TooManySessions),
                     Some("dave") => Verdict::Reject(RejectReason::Disabled),
                     _ => Verdict::Reject(RejectReason::BadCredentials),
                 };
             }
+            other => panic!("asked by {:?}", other.method()),
         };
         match (identity.as_str(), password) {
-            ("bob", b"hunter22") => Verdict::Accept(Box::new(grants(1))),
+            ("bob", b"hunter22") => Verdict::accept(Box::new(grants(1))),
             ("carol", b"hunter22") => Verdict::Reject(RejectReason::TooManySessions),
             ("dave", b"hunter22") => Verdict::Reject(RejectReason::Disabled),
             ("erin", b"hunter22") => Verdict::Reject(RejectReason::Unavailable),

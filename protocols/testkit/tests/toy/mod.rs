@@ -307,7 +307,7 @@ impl Machine for ToyMachine {
                 });
             }
             Input::AuthVerdict {
-                verdict: Verdict::Accept(_),
+                verdict: Verdict::Accept { .. },
                 ..
             } => {
                 self.say(b'A');

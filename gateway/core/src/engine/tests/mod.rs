@@ -188,7 +188,7 @@ impl Small {
                 .auth_requested(id, &request(profile.identity.as_str()))
         );
         match self.engine.authorize(id, Ok(profile), self.now) {
-            Verdict::Accept(grants) => Ok(*grants),
+            Verdict::Accept { grants, .. } => Ok(*grants),
             Verdict::Reject(reason) => Err(reason),
         }
     }
