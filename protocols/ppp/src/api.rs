@@ -1,7 +1,7 @@
 //! What passes between a PPP link and its carrier.
 
 use crate::PppHeader;
-use sluice_auth::{AuthRequest, Secret};
+use sluice_auth::{AuthRequest, Secret, Verifiable};
 use sluice_spi::{AddressFilter, Direction, DropReason, Ended, Fact, Severity};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -41,6 +41,8 @@ pub struct Carrier {
     /// Largest IP packet that the carrier takes without fragmentation, in octets, with its own headers and
     /// [`PppHeader::MAX`] octets of PPP header already taken off.
     pub mtu: u16,
+    /// What a peer's proof can be checked by.
+    pub verifiable: Verifiable,
 }
 
 /// The control-character maps of an asynchronous line (RFC 1662, 7.1), for carriers that frame for one.

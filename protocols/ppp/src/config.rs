@@ -1,5 +1,6 @@
 //! Configuration of PPP links.
 
+use sluice_auth::Method;
 use sluice_spi::config::Section;
 use std::time::Duration;
 
@@ -52,6 +53,12 @@ pub struct PppConfig {
     pub auth_timeout: Duration,
     /// Wrong passwords that a peer may give on one link.
     pub auth_attempts: u8,
+    /// Methods that may be agreed on, the preferred one first.
+    pub auth_methods: Vec<Method>,
+    /// What we call ourselves in challenges.
+    pub auth_name: String,
+    /// Whether a peer that came in by CHAP has to prove itself again from time to time.
+    pub chap_rechallenge: bool,
     /// Longest time that a link may be without an open network protocol.
     pub network_timeout: Duration,
     /// What to make of a LAC's LCP and authentication.
@@ -79,6 +86,9 @@ impl Default for PppConfig {
             max_failure: 5,
             auth_timeout: Duration::from_secs(30),
             auth_attempts: 1,
+            auth_methods: Method::ALL.to_vec(),
+            auth_name: "sluice".to_owned(),
+            chap_rechallenge: false,
             network_timeout: Duration::from_secs(30),
             proxy: ProxyPolicy::Accept,
             ipv6: true,
@@ -147,6 +157,9 @@ impl PppConfig {
             max_failure: small("max_failure", default.max_failure, 20),
             auth_timeout: section.duration("auth_timeout", default.auth_timeout, seconds(1)..=seconds(600)),
             auth_attempts: small("auth_attempts", default.auth_attempts, 10),
+            auth_methods: default.auth_methods,
+            auth_name: default.auth_name,
+            chap_rechallenge: section.boolean("chap_rechallenge", default.chap_rechallenge),
             network_timeout: section.duration(
                 "network_timeout",
                 default.network_timeout,

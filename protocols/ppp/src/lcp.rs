@@ -1,10 +1,12 @@
 //! The options of LCP (RFC 1661, 6; RFC 1662, 7).
 
+use crate::api::Carrier;
 use crate::config::{DEFAULT_MRU, MIN_MRU, PppConfig};
 use crate::cp::{Failure, Judge, Judgement, Options};
 use crate::header::protocol;
 use crate::output::Env;
 use crate::wire::{AuthOffer, LcpOption, OptionWalk, RawOption};
+use sluice_auth::{Coverage, Method, Verifiable};
 use sluice_spi::{Entropy, random_u32};
 
 /// Equal magic numbers in a row that prove a loop: that three random ones agree by chance has a probability of
@@ -18,8 +20,8 @@ pub(crate) const DEFAULT_ACCM: u32 = u32::MAX;
 pub(crate) struct LcpValues {
     pub(crate) mru: Option<u16>,
     pub(crate) accm: Option<u32>,
-    /// This side wants the other to authenticate by PAP.
-    pub(crate) pap: bool,
+    /// How this side wants the other to authenticate.
+    pub(crate) auth: Option<Method>,
     /// 0: none.
     pub(crate) magic: u32,
     pub(crate) pfc: bool,
@@ -37,7 +39,7 @@ impl LcpValues {
         let options = [
             self.mru.map(LcpOption::Mru),
             self.accm.map(LcpOption::Accm),
-            self.pap.then_some(LcpOption::Auth(AuthOffer::Pap)),
+            self.auth.map(|method| LcpOption::Auth(method.into())),
             magic.map(LcpOption::Magic),
             self.pfc.then_some(LcpOption::Pfc),
             self.acfc.then_some(LcpOption::Acfc),
@@ -58,6 +60,8 @@ pub(crate) struct Lcp {
     pub(crate) peer: LcpValues,
     /// Whether we can answer a peer that asks who we are.
     has_login: bool,
+    /// The methods that may be agreed on, the preferred one first.
+    methods: Box<[Method]>,
     /// Magic number that we suggested in the last Configure-Nak.
     suggested: u32,
     collisions: u8,
@@ -66,13 +70,15 @@ pub(crate) struct Lcp {
 }
 
 impl Lcp {
-    /// `demand_auth`: the peer has to authenticate itself. `largest`: what the carrier takes.
-    pub(crate) fn new(config: &PppConfig, demand_auth: bool, has_login: bool, largest: u16) -> Self {
+    /// `demand_auth`: the peer has to authenticate itself. `carrier` says how much it takes, and what can be checked.
+    pub(crate) fn new(config: &PppConfig, demand_auth: bool, has_login: bool, carrier: &Carrier) -> Self {
+        let largest = carrier.mtu;
+        let methods = methods(config, demand_auth.then_some(carrier.verifiable));
         let mru = config.mru.unwrap_or(DEFAULT_MRU).min(largest.max(MIN_MRU));
         let wanted = LcpValues {
             mru: Some(mru).filter(|&mru| mru != DEFAULT_MRU),
             accm: Some(config.accm),
-            pap: demand_auth,
+            auth: methods.first().copied().filter(|_| demand_auth),
             magic: 0,
             pfc: config.pfc,
             acfc: config.acfc,
@@ -82,6 +88,7 @@ impl Lcp {
             ours: wanted,
             peer: LcpValues::default(),
             has_login,
+            methods,
             suggested: 0,
             collisions: 0,
             auth_naks: 0,
@@ -106,9 +113,24 @@ impl Lcp {
     fn judge_auth(&self, option: RawOption<'_>, asked: AuthOffer, values: &mut LcpValues, judge: &mut Judge) {
         match asked {
             _ if !self.has_login => judge.reject(option),
-            AuthOffer::Pap => values.pap = true,
-            _ => judge.nak(option, |out| LcpOption::Auth(AuthOffer::Pap).encode(out)),
+            _ => match (asked.method(), self.methods.first()) {
+                (Some(method), _) if self.methods.contains(&method) => values.auth = Some(method),
+                (_, Some(&best)) => judge.nak(option, |out| LcpOption::Auth(best.into()).encode(out)),
+                (_, None) => judge.reject(option),
+            },
         }
+    }
+
+    /// What to ask for after the peer suggested something else.
+    fn after_nak(&self, suggested: Option<Method>) -> Option<Method> {
+        if suggested.is_some_and(|method| self.methods.contains(&method)) {
+            return suggested;
+        }
+        let mut rest = self
+            .methods
+            .iter()
+            .skip_while(|&&method| Some(method) != self.ours.auth);
+        rest.nth(1).or(self.methods.last()).copied()
     }
 
     /// The comparison of RFC 1661, 6.4: a request with our own magic number gets a Configure-Nak with another
@@ -147,6 +169,23 @@ impl Lcp {
             _ => judge.reject(option),
         }
     }
+}
+
+/// The methods of the configuration in its order, each once. As the server those come first that can be checked for
+/// everybody, and those that nobody can be checked by are left out, unless that leaves none.
+fn methods(config: &PppConfig, verifiable: Option<Verifiable>) -> Box<[Method]> {
+    let Some(verifiable) = verifiable else {
+        return config.auth_methods.clone().into();
+    };
+    let of = |wanted: Coverage| {
+        let methods = config.auth_methods.iter().copied();
+        methods.filter(move |&method| verifiable.coverage(method) == wanted)
+    };
+    let found: Box<[Method]> = of(Coverage::All).chain(of(Coverage::Some)).collect();
+    if found.is_empty() {
+        return config.auth_methods.clone().into();
+    }
+    found
 }
 
 /// A magic number other than 0 and those given.
@@ -216,8 +255,9 @@ impl Options for Lcp {
                     self.ours.mru = Some(mru)
                 }
                 LcpOption::Accm(accm) => self.ours.accm = self.ours.accm.map(|ours| ours | accm),
-                LcpOption::Auth(_) if self.ours.pap => {
-                    // Nothing but PAP is spoken: ask again, and not for ever.
+                LcpOption::Auth(asked) if self.ours.auth.is_some() => {
+                    // What the peer suggests, else our next, and not for ever.
+                    self.ours.auth = self.after_nak(asked.method());
                     self.auth_naks = self.auth_naks.saturating_add(1);
                     if self.auth_naks >= env.config.max_failure {
                         return Err(Failure::AuthRefused);

@@ -1,11 +1,12 @@
 //! The Authenticate phase: PAP (RFC 1334) from either side.
 
+use super::chap::Chap;
 use super::{Phase, Ppp};
 use crate::api::PppEvent;
 use crate::drops;
 use crate::header::protocol;
 use crate::wire::{Packet, pap};
-use sluice_auth::{AuthRequest, Credentials, Identity, RejectReason, Secret, Verdict};
+use sluice_auth::{AuthRequest, Credentials, Identity, Method, Proof, RejectReason, Secret, Verdict};
 use sluice_spi::wire::display_text;
 use sluice_spi::{Ended, Severity, TerminateCause};
 use std::time::Instant;
@@ -15,7 +16,7 @@ const REFUSED: &str = "Login incorrect";
 
 /// How far authentication is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// It is not the time, or nobody has to prove anything.
     #[default]
     Idle,
@@ -28,30 +29,50 @@ enum Step {
 }
 
 /// Authentication of one link.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Auth {
-    step: Step,
+    pub(super) step: Step,
     /// Identifier of the peer's latest request, or of ours.
-    id: u8,
+    pub(super) id: u8,
     /// As the server wrong passwords, as the client requests sent.
-    tries: u8,
+    pub(super) tries: u8,
     /// A verdict was asked for and has not come. It may be about a negotiation that is over.
     outstanding: bool,
     /// Whether the peer waits for an answer by PAP.
-    answers: bool,
+    pub(super) answers: bool,
     /// Who the request awaiting a verdict claims to be.
     claimed: Option<Box<str>>,
     /// Who has been authenticated on this link. Nobody else may be after that.
     pub(super) identity: Option<Box<str>>,
     /// When it takes too long.
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     /// When the client repeats its request.
-    resend: Option<Instant>,
+    pub(super) resend: Option<Instant>,
+    /// What CHAP keeps.
+    pub(super) chap: Option<Box<Chap>>,
 }
 
 impl Auth {
     pub(super) fn timer(&self) -> Option<Instant> {
-        [self.deadline, self.resend].into_iter().flatten().min()
+        [self.deadline, self.resend, self.again()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// What CHAP keeps; nothing by other methods.
+    pub(super) fn chap(&mut self) -> &mut Chap {
+        self.chap.get_or_insert_default()
+    }
+
+    /// When the peer is to be challenged again after a restart. A challenge that is out is one that was lost.
+    pub(super) fn next_challenge(&self, now: Instant) -> Option<Instant> {
+        let is_out = self.step != Step::Done && self.chap.is_some();
+        if is_out { Some(now) } else { self.again() }
+    }
+
+    fn again(&self) -> Option<Instant> {
+        self.chap.as_ref()?.again
     }
 
     /// Goes on after a restart with a peer that was authenticated before.
@@ -70,19 +91,36 @@ impl Ppp {
     pub(super) fn begin_auth(&mut self, now: Instant) {
         self.phase = Phase::Authenticate;
         self.auth.tries = 0;
-        if self.server && self.lcp.options.ours.pap {
-            self.auth.step = Step::Waiting;
-            self.auth.deadline = Some(now + self.config.auth_timeout);
-        } else if !self.server && self.lcp.options.peer.pap {
-            self.auth.step = Step::Waiting;
-            self.auth.deadline = Some(now + self.config.auth_timeout);
-            self.send_login(now);
-        } else if self.server {
-            let text = "the peer was not asked to authenticate itself";
-            self.end(Ended::new(TerminateCause::NasError, "auth_refused", text), now);
-        } else {
+        let Some(method) = self.auth_method() else {
+            if self.server {
+                let text = "the peer was not asked to authenticate itself";
+                return self.end(Ended::new(TerminateCause::NasError, "auth_refused", text), now);
+            }
             self.auth.step = Step::Done;
-            self.enter_network(None, now);
+            return self.enter_network(None, now);
+        };
+        self.auth.step = Step::Waiting;
+        self.auth.deadline = Some(now + self.config.auth_timeout);
+        match (method, self.server) {
+            (Method::Pap, true) => {}
+            (Method::Pap, false) => self.send_login(now),
+            (Method::Chap | Method::MsChapV2, true) => self.send_challenge(now),
+            (Method::Chap | Method::MsChapV2, false) => {}
+        }
+    }
+
+    /// The method by which one end proves to the other who it is.
+    pub(super) fn auth_method(&self) -> Option<Method> {
+        let lcp = &self.lcp.options;
+        if self.server { lcp.ours.auth } else { lcp.peer.auth }
+    }
+
+    /// Whether a protocol is the one by which the peer proves who it is, or we do.
+    pub(super) fn is_auth_protocol(&self, number: u16) -> bool {
+        match self.auth_method() {
+            Some(Method::Pap) => number == protocol::PAP,
+            Some(Method::Chap | Method::MsChapV2) => number == protocol::CHAP,
+            None => false,
         }
     }
 
@@ -90,6 +128,7 @@ impl Ppp {
     pub(super) fn leave_auth(&mut self) {
         self.auth = Auth {
             outstanding: self.auth.outstanding,
+            id: self.auth.id,
             identity: self.auth.identity.take(),
             ..Auth::default()
         };
@@ -116,15 +155,17 @@ impl Ppp {
                 Ok(request) => {
                     self.auth.id = packet.id;
                     self.auth.answers = true;
-                    self.ask(request.name, request.password, now);
+                    let password = request.password;
+                    let made = |identity| Credentials::Pap { identity, password };
+                    self.ask(request.name, made, now);
                 }
                 Err(_) => self.out.dropped(drops::MALFORMED),
             },
         }
     }
 
-    /// Asks for a verdict on a name and password.
-    pub(super) fn ask(&mut self, name: &[u8], password: Secret, now: Instant) {
+    /// Asks for a verdict on a name and what proves it.
+    pub(super) fn ask(&mut self, name: &[u8], made: impl FnOnce(Identity) -> Credentials, now: Instant) {
         if self.auth.outstanding {
             // The verdict on an earlier negotiation's request has not come: the peer asks again in a moment.
             return self.out.dropped(drops::PHASE);
@@ -146,7 +187,7 @@ impl Ppp {
         self.auth.claimed = Some(identity.as_str().into());
         self.out.event(PppEvent::AuthRequested(Box::new(AuthRequest {
             protocol: self.carrier.protocol,
-            credentials: Credentials::Pap { identity, password },
+            credentials: made(identity),
             peer: self.carrier.peer,
             calling: self.carrier.calling.clone(),
             called: self.carrier.called.clone(),
@@ -166,7 +207,7 @@ impl Ppp {
         self.auth.deadline = Some(now + self.config.auth_timeout);
         self.auth.id = answer_to.unwrap_or(0);
         self.auth.answers = answer_to.is_some();
-        self.ask(name, password, now);
+        self.ask(name, |identity| Credentials::Pap { identity, password }, now);
     }
 
     /// The answer to [`PppEvent::AuthRequested`].
@@ -175,21 +216,45 @@ impl Ppp {
             return;
         }
         match verdict {
-            Verdict::Accept { grants, .. } => {
+            Verdict::Accept { grants, proof } => {
+                if !self.tell_accepted(&proof, now) {
+                    return self.refuse(RejectReason::Unavailable, now);
+                }
                 self.auth.step = Step::Done;
                 self.auth.deadline = None;
                 self.auth.identity = self.auth.claimed.take();
-                if self.auth.answers {
-                    self.answer_login(pap::ACK, self.auth.id, "");
+                // One that proves itself again keeps what it has.
+                if self.network.is_none() {
+                    self.enter_network(Some(grants), now);
                 }
-                self.enter_network(Some(grants), now);
             }
             Verdict::Reject(reason) => self.refuse(reason, now),
         }
     }
 
+    /// Tells the peer that it is in; false: the backend gave nothing that it could be told.
+    fn tell_accepted(&mut self, proof: &Proof, now: Instant) -> bool {
+        match self.auth_method() {
+            Some(method @ (Method::Chap | Method::MsChapV2)) => self.tell_success(method, proof, now),
+            Some(Method::Pap) | None => {
+                if self.auth.answers {
+                    self.answer_login(pap::ACK, self.auth.id, "");
+                }
+                true
+            }
+        }
+    }
+
     /// The peer is refused: it may try again if it has tries left, else the link ends (RFC 1334, 2.2.2).
     fn refuse(&mut self, reason: RejectReason, now: Instant) {
+        let is_pap = matches!(self.auth_method(), Some(Method::Pap) | None);
+        let passing = matches!(reason, RejectReason::Unavailable | RejectReason::Throttled);
+        if self.network.is_some() && passing {
+            // Who was let in before does not fall because nobody can judge it now, or others guess at its name.
+            self.auth.step = Step::Done;
+            self.auth.deadline = None;
+            return self.arm_challenge(now);
+        }
         self.auth.step = Step::Waiting;
         self.auth.claimed = None;
         self.auth.tries = self.auth.tries.saturating_add(1);
@@ -197,9 +262,14 @@ impl Ppp {
         // password. The end of the link alone has them try again.
         let judged = reason != RejectReason::Unavailable;
         if self.auth.answers && judged {
-            self.answer_login(pap::NAK, self.auth.id, REFUSED);
+            match self.auth_method() {
+                Some(method @ (Method::Chap | Method::MsChapV2)) => {
+                    self.tell_failure(method, reason, REFUSED)
+                }
+                Some(Method::Pap) | None => self.answer_login(pap::NAK, self.auth.id, REFUSED),
+            }
         }
-        let may_try_again = reason == RejectReason::BadCredentials && self.auth.answers;
+        let may_try_again = is_pap && reason == RejectReason::BadCredentials && self.auth.answers;
         if may_try_again && self.auth.tries < self.config.auth_attempts {
             return;
         }
@@ -265,9 +335,17 @@ impl Ppp {
     pub(super) fn handle_auth_timeout(&mut self, now: Instant) {
         if self.auth.resend.is_some_and(|at| at <= now) {
             self.auth.resend = None;
-            if self.auth.tries < self.config.max_configure {
-                self.send_login(now);
+            match (self.server, self.auth_method()) {
+                (true, _) => self.repeat_challenge(now),
+                (false, Some(Method::Pap) | None) if self.auth.tries < self.config.max_configure => {
+                    self.send_login(now);
+                }
+                (false, Some(Method::Pap) | None) => {}
+                (false, Some(Method::Chap | Method::MsChapV2)) => self.repeat_answer(now),
             }
+        }
+        if self.auth.again().is_some_and(|at| at <= now) && self.auth.step == Step::Done {
+            self.challenge_again(now);
         }
         if self.auth.deadline.is_some_and(|at| at <= now) {
             self.auth.deadline = None;

@@ -284,8 +284,8 @@ impl Ppp {
                 let signals = self.lcp.refused(parts!(self, now));
                 self.on_lcp(signals, now);
             }
-            protocol::PAP if self.phase == Phase::Authenticate => {
-                let text = "the peer agreed to PAP but does not speak it";
+            number if self.phase == Phase::Authenticate && self.is_auth_protocol(number) => {
+                let text = "the peer agreed to a way to authenticate but does not speak it";
                 self.end(Ended::new(TerminateCause::UserError, "auth_refused", text), now);
             }
             protocol::IPCP | protocol::IPV4 | protocol::IPV6CP | protocol::IPV6 => {

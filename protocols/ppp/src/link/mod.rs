@@ -1,6 +1,7 @@
 //! One PPP link: phases (RFC 1661, 3), and what reaches which protocol in which of them.
 
 mod auth;
+mod chap;
 mod control;
 mod facts;
 mod network;
@@ -20,6 +21,7 @@ use auth::Auth;
 use bytes::BytesMut;
 use control::Echo;
 use network::Network;
+use sluice_auth::Method;
 use sluice_spi::{Direction, Ended, Entropy, TerminateCause};
 use std::sync::Arc;
 use std::time::Instant;
@@ -93,7 +95,7 @@ impl Ppp {
             Role::Server => (true, None),
             Role::Client { login } => (false, login.map(Box::new)),
         };
-        let lcp = Cp::new(Lcp::new(&config, server, login.is_some(), carrier.mtu));
+        let lcp = Cp::new(Lcp::new(&config, server, login.is_some(), &carrier));
         Self {
             config,
             carrier: Box::new(carrier),
@@ -152,7 +154,13 @@ impl Ppp {
         }
         match number {
             protocol::LCP => self.handle_lcp(information, now),
-            protocol::PAP => self.handle_pap(information, now),
+            protocol::PAP | protocol::CHAP => match self.auth_method() {
+                Some(Method::Pap) if number == protocol::PAP => self.handle_pap(information, now),
+                Some(method @ (Method::Chap | Method::MsChapV2)) if number == protocol::CHAP => {
+                    self.handle_chap(information, method, now);
+                }
+                _ => self.reject_protocol(number, information, now),
+            },
             protocol::IPCP | protocol::IPV6CP => self.handle_ncp(number, information, now),
             protocol::IPV6 => self.handle_ipv6(information, now),
             protocol::IPV4 => self.out.dropped(drops::USER_DATA),
@@ -170,11 +178,14 @@ impl Ppp {
             _ if number == protocol::LCP => Admission::Now,
             // Having acknowledged the peer's request, we wait for its Configure-Ack. The peer may be open
             // already, and on a path that reorders its next protocol may come first.
-            Phase::Establish if self.lcp.state() == State::AckSent && (is_ncp || number == protocol::PAP) => {
+            Phase::Establish
+                if self.lcp.state() == State::AckSent
+                    && (is_ncp || matches!(number, protocol::PAP | protocol::CHAP)) =>
+            {
                 Admission::Later
             }
             Phase::Establish | Phase::Terminate => Admission::Never,
-            Phase::Authenticate if number == protocol::PAP => Admission::Now,
+            Phase::Authenticate if self.is_auth_protocol(number) => Admission::Now,
             Phase::Authenticate if is_ncp => Admission::Later,
             Phase::Authenticate => Admission::Never,
             Phase::Network => Admission::Now,

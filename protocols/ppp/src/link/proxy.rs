@@ -6,7 +6,7 @@ use crate::config::{MIN_MRU, ProxyPolicy};
 use crate::fsm::State;
 use crate::lcp::LcpValues;
 use crate::wire::{AuthOffer, LcpOption, OptionWalk};
-use sluice_auth::Secret;
+use sluice_auth::{Method, Secret};
 use sluice_spi::Severity;
 use std::time::Instant;
 
@@ -45,20 +45,20 @@ impl Ppp {
         if self.config.proxy == ProxyPolicy::Renegotiate {
             return false;
         }
-        if peer.pap {
+        if peer.auth.is_some() {
             self.renegotiate("the peer wants us to authenticate");
             return false;
         }
         let login = match proxy.auth_type {
             Some(TYPE_PAP | TYPE_TEXT) => proxy_login(proxy),
             // The LAC did not authenticate: the peer, asked for PAP, repeats its request until it is answered.
-            None if ours.pap => None,
+            None if ours.auth.is_some() => None,
             _ => {
                 self.renegotiate("the LAC authenticated the peer by a method that is not spoken here");
                 return false;
             }
         };
-        if login.is_none() && !ours.pap {
+        if login.is_none() && ours.auth.is_none() {
             self.renegotiate("the LAC passed on no password");
             return false;
         }
@@ -78,7 +78,7 @@ impl Ppp {
             // Where the LAC asked for the password by other means than PAP, the peer expects no more questions.
             Some(login) => {
                 self.announce_link(now);
-                let answer_to = login.id.filter(|_| ours.pap);
+                let answer_to = login.id.filter(|_| ours.auth.is_some());
                 self.begin_proxy_auth(&login.name, login.password, answer_to, now);
             }
             None => self.on_lcp_up(now),
@@ -103,7 +103,7 @@ fn agreed(options: &[u8]) -> Option<LcpValues> {
         match LcpOption::decode(option.ok()?) {
             LcpOption::Mru(mru) if mru >= MIN_MRU => values.mru = Some(mru),
             LcpOption::Accm(accm) => values.accm = Some(accm),
-            LcpOption::Auth(AuthOffer::Pap) => values.pap = true,
+            LcpOption::Auth(AuthOffer::Pap) => values.auth = Some(Method::Pap),
             LcpOption::Magic(magic) if magic != 0 => values.magic = magic,
             LcpOption::Pfc => values.pfc = true,
             LcpOption::Acfc => values.acfc = true,

@@ -14,7 +14,7 @@ use crate::lcp::LcpValues;
 use crate::neighbour::{INITIAL_ADVERTISEMENTS, Schedule};
 use crate::output::Env;
 use bytes::{BufMut, BytesMut};
-use sluice_auth::{Grants, Identity, Ipv6Prefix};
+use sluice_auth::{Grants, Identity, Ipv6Prefix, Method};
 use sluice_spi::Entropy;
 use sluice_spi::checkpoint::CheckpointError;
 use sluice_spi::wire::{Reader, put_string16};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Number of the format written here. A change of what is written takes a new one.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 /// Servers of one kind kept: more than are ever told to a peer.
 const MAX_SERVERS: usize = 8;
 /// Stands for a time that is not set.
@@ -51,6 +51,8 @@ impl Ppp {
         put_values(out, &self.lcp.options.peer);
         put_string16(out, self.auth.identity.as_deref().unwrap_or("").as_bytes());
         put_string16(out, self.peer_identification.as_deref().unwrap_or("").as_bytes());
+        out.put_u8(self.auth.id);
+        put_remaining(out, self.auth.next_challenge(now), now);
         put_remaining(out, self.echo.at, now);
         out.put_u8(u8::from(self.echo.refused));
         out.put_u8(u8::from(network.grants.is_some()));
@@ -105,6 +107,10 @@ impl Ppp {
         link.peer_mru = peer.mru();
         link.auth = Auth::resumed(identity(reader)?);
         link.peer_identification = text(reader)?;
+        link.auth.id = reader.u8()?;
+        if let Some(again) = remaining(reader, now)? {
+            link.auth.chap().again = Some(again);
+        }
         link.echo = Echo::resumed(remaining(reader, now)?, flag(reader, "echo state")?);
         let grants = match flag(reader, "grants")? {
             true => Some(Box::new(grants(reader)?)),
@@ -222,7 +228,7 @@ fn put_values(out: &mut BytesMut, values: &LcpValues) {
     let flags = [
         values.mru.is_some(),
         values.accm.is_some(),
-        values.pap,
+        values.auth.is_some(),
         values.pfc,
         values.acfc,
     ];
@@ -232,6 +238,7 @@ fn put_values(out: &mut BytesMut, values: &LcpValues) {
             .rev()
             .fold(0, |bits, &flag| bits << 1 | u8::from(flag)),
     );
+    out.put_u8(values.auth.map_or(0, method_number));
     out.put_u16(values.mru.unwrap_or(0));
     out.put_u32(values.accm.unwrap_or(0));
     out.put_u32(values.magic);
@@ -239,6 +246,7 @@ fn put_values(out: &mut BytesMut, values: &LcpValues) {
 
 fn values(reader: &mut Reader<'_>) -> Result<LcpValues> {
     let flags = reader.u8()?;
+    let method = reader.u8()?;
     let (mru, accm, magic) = (reader.u16()?, reader.u32()?, reader.u32()?);
     let is_set = |bit: u8| flags >> bit & 1 == 1;
     if flags >= 1 << 5 || (is_set(0) && mru < MIN_MRU) {
@@ -247,11 +255,30 @@ fn values(reader: &mut Reader<'_>) -> Result<LcpValues> {
     Ok(LcpValues {
         mru: is_set(0).then_some(mru),
         accm: is_set(1).then_some(accm),
-        pap: is_set(2),
+        auth: method_of(method, is_set(2))?,
         magic,
         pfc: is_set(3),
         acfc: is_set(4),
     })
+}
+
+fn method_number(method: Method) -> u8 {
+    match method {
+        Method::Pap => 1,
+        Method::Chap => 2,
+        Method::MsChapV2 => 3,
+    }
+}
+
+fn method_of(number: u8, is_set: bool) -> Result<Option<Method>> {
+    let found = Method::ALL
+        .into_iter()
+        .find(|&method| method_number(method) == number);
+    match (is_set, number) {
+        (false, 0) => Ok(None),
+        (true, _) if found.is_some() => Ok(found),
+        _ => Err(CheckpointError::Invalid("authentication method")),
+    }
 }
 
 fn put_grants(out: &mut BytesMut, grants: &Grants) {

@@ -1,6 +1,6 @@
 //! Frames in words, for an operator's trace. No secret is ever shown.
 
-use super::{IpcpOption, Ipv6cpOption, LcpOption, OptionWalk, Packet, RawOption, code, pap};
+use super::{IpcpOption, Ipv6cpOption, LcpOption, OptionWalk, Packet, RawOption, chap, code, pap};
 use crate::header::protocol;
 use crate::wire::AuthOffer;
 use sluice_spi::wire::display_text;
@@ -17,15 +17,18 @@ pub fn describe(protocol: u16, information: &[u8]) -> String {
         None => format!("protocol {protocol:#06x}"),
     };
     match protocol {
-        protocol::LCP | protocol::IPCP | protocol::IPV6CP | protocol::CCP | protocol::PAP => {
-            match Packet::decode(information) {
-                Ok(packet) => describe_packet(&mut text, protocol, packet),
-                Err(_) => put(
-                    &mut text,
-                    format_args!(" malformed, {} octets", information.len()),
-                ),
-            }
-        }
+        protocol::LCP
+        | protocol::IPCP
+        | protocol::IPV6CP
+        | protocol::CCP
+        | protocol::PAP
+        | protocol::CHAP => match Packet::decode(information) {
+            Ok(packet) => describe_packet(&mut text, protocol, packet),
+            Err(_) => put(
+                &mut text,
+                format_args!(" malformed, {} octets", information.len()),
+            ),
+        },
         protocol::IPV6 => describe_ipv6(&mut text, information),
         _ => put(&mut text, format_args!(" {} octets", information.len())),
     }
@@ -40,6 +43,9 @@ fn put(text: &mut String, words: std::fmt::Arguments<'_>) {
 fn describe_packet(text: &mut String, protocol: u16, packet: Packet<'_>) {
     if protocol == protocol::PAP {
         return describe_pap(text, packet);
+    }
+    if protocol == protocol::CHAP {
+        return describe_chap(text, packet);
     }
     let name =
         code_name(packet.code).filter(|_| protocol == protocol::LCP || packet.code <= code::CODE_REJECT);
@@ -104,6 +110,31 @@ fn describe_pap(text: &mut String, packet: Packet<'_>) {
     }
 }
 
+/// Challenges, answers and what is made of the password for Success allow to guess at it: none is shown.
+fn describe_chap(text: &mut String, packet: Packet<'_>) {
+    let name = match packet.code {
+        chap::CHALLENGE => "Challenge",
+        chap::RESPONSE => "Response",
+        chap::SUCCESS => "Success",
+        chap::FAILURE => "Failure",
+        chap::CHANGE_PASSWORD => "Change-Password",
+        other => return put(text, format_args!(" code {other} id={}", packet.id)),
+    };
+    put(text, format_args!(" {name} id={}", packet.id));
+    match packet.code {
+        chap::CHALLENGE | chap::RESPONSE => match chap::Valued::decode(packet.body) {
+            Ok(valued) => put(
+                text,
+                format_args!(" name=\"{}\" value=<hidden>", display_text(valued.name)),
+            ),
+            Err(_) => text.push_str(" malformed"),
+        },
+        chap::SUCCESS if packet.body.starts_with(b"S=") => text.push_str(" S=<hidden>"),
+        chap::SUCCESS | chap::FAILURE => put(text, format_args!(" \"{}\"", display_text(packet.body))),
+        _ => {}
+    }
+}
+
 fn code_name(code: u8) -> Option<&'static str> {
     Some(match code {
         code::CONFIGURE_REQUEST => "Configure-Request",
@@ -147,7 +178,10 @@ fn describe_lcp_option(text: &mut String, option: RawOption<'_>) {
         LcpOption::Mru(mru) => put(text, format_args!("mru {mru}")),
         LcpOption::Accm(accm) => put(text, format_args!("accm {accm:#010x}")),
         LcpOption::Auth(AuthOffer::Pap) => text.push_str("auth pap"),
-        LcpOption::Auth(AuthOffer::Chap(algorithm)) => put(text, format_args!("auth chap {algorithm:#04x}")),
+        LcpOption::Auth(offer @ AuthOffer::Chap(algorithm)) => match offer.method() {
+            Some(method) => put(text, format_args!("auth {}", method.as_str())),
+            None => put(text, format_args!("auth chap {algorithm:#04x}")),
+        },
         LcpOption::Auth(AuthOffer::Eap) => text.push_str("auth eap"),
         LcpOption::Auth(AuthOffer::Other(number)) => put(text, format_args!("auth {number:#06x}")),
         LcpOption::Quality(number) => put(text, format_args!("quality {number:#06x}")),

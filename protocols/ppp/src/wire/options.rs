@@ -2,6 +2,7 @@
 
 use super::{RawOption, put_option};
 use crate::header::protocol;
+use sluice_auth::Method;
 use std::net::Ipv4Addr;
 
 /// What an Authentication-Protocol option asks for.
@@ -15,6 +16,23 @@ pub enum AuthOffer {
     Eap,
     /// Something else, by its protocol number.
     Other(u16),
+}
+
+impl AuthOffer {
+    /// The method that is meant, where it is one that is spoken here.
+    pub fn method(self) -> Option<Method> {
+        match self {
+            AuthOffer::Pap => Some(Method::Pap),
+            AuthOffer::Chap(algorithm) => super::chap::method(algorithm),
+            AuthOffer::Eap | AuthOffer::Other(_) => None,
+        }
+    }
+}
+
+impl From<Method> for AuthOffer {
+    fn from(method: Method) -> Self {
+        super::chap::algorithm(method).map_or(AuthOffer::Pap, AuthOffer::Chap)
+    }
 }
 
 /// An option of LCP.

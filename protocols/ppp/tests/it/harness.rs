@@ -1,7 +1,7 @@
 //! Seeded randomness, virtual time, a scripted peer, and two links on an impaired path.
 
 use bytes::BytesMut;
-use sluice_auth::{Grants, Verdict};
+use sluice_auth::{AuthRequest, Grants, Verdict};
 use sluice_ppp::wire::{Packet, describe};
 use sluice_ppp::{Carrier, Login, Ppp, PppConfig, PppEvent, PppHeader, PppPath, Proxy, Role, protocol};
 use sluice_spi::{Ended, Entropy, Fact};
@@ -50,6 +50,7 @@ pub(crate) fn carrier() -> Carrier {
         calling: Some("5551".to_owned()),
         called: Some("5552".to_owned()),
         mtu: 1460,
+        verifiable: Default::default(),
     }
 }
 
@@ -309,15 +310,23 @@ pub(crate) struct Pair {
     random: Seeded,
     serial: u64,
     flight: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
-    verdicts: Vec<Instant>,
+    verdicts: Vec<(Instant, Box<AuthRequest>)>,
+    /// What a backend judges by; `None`: it gives `verdict`.
+    pub(crate) password: Option<&'static str>,
+    /// Challenges sent by the server.
+    pub(crate) challenges: Vec<Vec<u8>>,
 }
 
 impl Pair {
     pub(crate) fn new(seed: u64, server: PppConfig, client: PppConfig, role: Role) -> Self {
+        Self::on(seed, server, client, role, carrier())
+    }
+
+    pub(crate) fn on(seed: u64, server: PppConfig, client: PppConfig, role: Role, at: Carrier) -> Self {
         let now = Instant::now();
         let mut random = Seeded(seed);
         let links = [
-            Ppp::new(Arc::new(server), Role::Server, carrier(), random.fork()),
+            Ppp::new(Arc::new(server), Role::Server, at, random.fork()),
             Ppp::new(Arc::new(client), role, carrier(), random.fork()),
         ];
         Self {
@@ -333,6 +342,8 @@ impl Pair {
             serial: 0,
             flight: BTreeMap::new(),
             verdicts: Vec::new(),
+            password: None,
+            challenges: Vec::new(),
         }
     }
 
@@ -370,6 +381,9 @@ impl Pair {
             let mut idle = true;
             while self.links[end].poll_frame(&mut frame) {
                 idle = false;
+                if let [0xc2, 0x23, 1, _, _, _, value @ ..] = &frame[..] {
+                    self.challenges.push(value.to_vec());
+                }
                 let name = ["server", "client"][end];
                 let words = describe(u16::from_be_bytes([frame[0], frame[1]]), &frame[2..]);
                 let at = self.now.duration_since(self.started).as_millis();
@@ -382,8 +396,8 @@ impl Pair {
             while let Some(event) = self.links[end].poll_event() {
                 idle = false;
                 self.said[end].note(&event);
-                if matches!(event, PppEvent::AuthRequested(_)) {
-                    self.verdicts.push(self.now + self.thinking);
+                if let PppEvent::AuthRequested(request) = event {
+                    self.verdicts.push((self.now + self.thinking, request));
                 }
             }
             if idle {
@@ -392,9 +406,28 @@ impl Pair {
         }
     }
 
+    /// The server goes on from its checkpoint.
+    pub(crate) fn restart_server(&mut self) {
+        let mut bytes = BytesMut::new();
+        assert!(self.links[0].checkpoint(&mut bytes, self.now));
+        let config = PppConfig {
+            chap_rechallenge: true,
+            ..PppConfig::default()
+        };
+        let mut reader = sluice_spi::wire::Reader::new(&bytes);
+        let restored = Ppp::restore(
+            &mut reader,
+            Arc::new(config),
+            carrier(),
+            self.random.fork(),
+            self.now,
+        );
+        self.links[0] = restored.unwrap();
+    }
+
     fn next(&self) -> Option<Instant> {
         let flight = self.flight.keys().next().map(|(at, _)| *at);
-        let verdict = self.verdicts.first().copied();
+        let verdict = self.verdicts.first().map(|(at, _)| *at);
         let timers = self.links.iter().filter_map(Ppp::poll_timeout);
         timers.chain(flight).chain(verdict).min()
     }
@@ -417,9 +450,13 @@ impl Pair {
                 let (to, wire) = entry.remove();
                 self.links[to].handle_frame(&wire, self.now);
             }
-            if self.verdicts.first().is_some_and(|&at| at <= self.now) {
-                self.verdicts.remove(0);
-                self.links[0].auth_verdict(self.verdict.clone(), self.now);
+            if self.verdicts.first().is_some_and(|(at, _)| *at <= self.now) {
+                let (_, request) = self.verdicts.remove(0);
+                let verdict = match self.password {
+                    Some(password) => crate::pair_chap::judge(&request, password),
+                    None => self.verdict.clone(),
+                };
+                self.links[0].auth_verdict(verdict, self.now);
             }
             for end in 0..2 {
                 self.links[end].handle_timeout(self.now);

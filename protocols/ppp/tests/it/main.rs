@@ -8,6 +8,7 @@ mod chap_wire;
 mod harness;
 mod noise;
 mod pair;
+mod pair_chap;
 mod restart;
 mod script;
 mod script_auth;

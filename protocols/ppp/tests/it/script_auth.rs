@@ -313,12 +313,12 @@ fn the_policy_decides_what_a_lac_is_believed() {
 }
 
 #[test]
-fn as_the_client_pap_is_accepted_and_chap_is_not() {
+fn as_the_client_pap_is_accepted_and_mschap_version_1_is_not() {
     let mut script = Script::new(login(), PppConfig::default());
     script.start(None);
     script.forget();
-    script.packet(LCP, 1, 1, "0305 c22381 0506 11223344");
-    assert_eq!(script.sent(), ["LCP Configure-Nak id=1 <auth pap>"]);
+    script.packet(LCP, 1, 1, "0305 c22380 0506 11223344");
+    assert_eq!(script.sent(), ["LCP Configure-Nak id=1 <auth mschapv2>"]);
     script.packet(LCP, 1, 2, "0304 c023 0506 11223344");
     assert_eq!(
         script.sent(),
