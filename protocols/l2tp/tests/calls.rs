@@ -258,6 +258,7 @@ fn names_of_ended_sessions_find_nothing() {
             frame: &[0xc0, 0x21],
         },
         Input::Admission {
+            verifiable: Default::default(),
             session: old,
             verdict: Ok(()),
         },

@@ -114,6 +114,9 @@ impl PppConfig {
     /// | `max_failure` | 5 | 1 to 20 |
     /// | `auth_timeout` | 30s | 1s to 10m |
     /// | `auth_attempts` | 1 | 1 to 10 |
+    /// | `auth_methods` | `mschapv2`, `chap`, `pap` | those in the order of preference |
+    /// | `auth_name` | `sluice` | 1 to 128 octets |
+    /// | `chap_rechallenge` | false | |
     /// | `network_timeout` | 30s | 1s to 10m |
     /// | `proxy_lcp` | `accept` | `accept`, `renegotiate`, `ignore` |
     /// | `ipv6` | true | |
@@ -157,8 +160,8 @@ impl PppConfig {
             max_failure: small("max_failure", default.max_failure, 20),
             auth_timeout: section.duration("auth_timeout", default.auth_timeout, seconds(1)..=seconds(600)),
             auth_attempts: small("auth_attempts", default.auth_attempts, 10),
-            auth_methods: default.auth_methods,
-            auth_name: default.auth_name,
+            auth_methods: auth_methods(section, default.auth_methods),
+            auth_name: auth_name(section, default.auth_name),
             chap_rechallenge: section.boolean("chap_rechallenge", default.chap_rechallenge),
             network_timeout: section.duration(
                 "network_timeout",
@@ -179,6 +182,39 @@ impl PppConfig {
             identification,
         }
     }
+}
+
+/// Reads the methods in the order in which they are offered, each once.
+fn auth_methods(section: &Section<'_>, default: Vec<Method>) -> Vec<Method> {
+    if !section.has("auth_methods") {
+        return default;
+    }
+    let names: Vec<String> = section.list("auth_methods", "\"mschapv2\", \"chap\" or \"pap\"");
+    let mut methods = Vec::new();
+    for name in &names {
+        match Method::ALL.into_iter().find(|method| method.as_str() == name) {
+            Some(method) if !methods.contains(&method) => methods.push(method),
+            Some(_) => section.report("auth_methods", format!("has {name:?} twice")),
+            None => section.report("auth_methods", format!("{name:?} is not spoken here")),
+        }
+    }
+    if methods.is_empty() {
+        section.report("auth_methods", "must have one at least");
+        return default;
+    }
+    methods
+}
+
+/// Reads the name that peers look up their secret by (RFC 1994, 4.1).
+fn auth_name(section: &Section<'_>, default: String) -> String {
+    let name = section.text_or("auth_name", &default);
+    if name.is_empty() || name.len() > MAX_IDENTIFICATION {
+        section.report(
+            "auth_name",
+            format!("must be 1 to {MAX_IDENTIFICATION} octets long"),
+        );
+    }
+    name
 }
 
 #[cfg(test)]

@@ -93,6 +93,7 @@ fn orders_for_other_sessions_and_channels_change_nothing() {
             remote: local,
         },
         Input::Admission {
+            verifiable: Default::default(),
             session: LocalRef(1),
             verdict: Ok(()),
         },

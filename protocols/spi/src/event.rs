@@ -6,7 +6,7 @@ use crate::{
 };
 use bytes::Bytes;
 use sluice_auth::gss::{ContextFailure, ContextStep, Negotiation};
-use sluice_auth::{AuthRequest, Secret, Verdict};
+use sluice_auth::{AuthRequest, Secret, Verdict, Verifiable};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -33,6 +33,8 @@ pub enum Input<'a> {
         session: LocalRef,
         /// Whether it may go on.
         verdict: Result<(), Refusal>,
+        /// The ways to authenticate that can be offered to its peer at present.
+        verifiable: Verifiable,
     },
     /// The answer to [`Event::AuthRequested`].
     AuthVerdict {

@@ -440,7 +440,11 @@ impl Node {
                 break;
             };
             let input = match answer {
-                Answer::Admission(verdict) => Input::Admission { session, verdict },
+                Answer::Admission(verdict) => Input::Admission {
+                    session,
+                    verdict,
+                    verifiable: Default::default(),
+                },
                 Answer::Verdict(verdict) => Input::AuthVerdict { session, verdict },
             };
             self.input(machine, input, now);

@@ -427,7 +427,11 @@ impl StreamNode {
             return false;
         };
         let input = match answer {
-            Answer::Admission(session, verdict) => Input::Admission { session, verdict },
+            Answer::Admission(session, verdict) => Input::Admission {
+                session,
+                verdict,
+                verifiable: Default::default(),
+            },
             Answer::Verdict(session, verdict) => Input::AuthVerdict { session, verdict },
             Answer::Context(session, answer) => Input::ContextAnswered { session, answer },
             Answer::Channel(channel, outcome) => {

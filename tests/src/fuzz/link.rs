@@ -93,6 +93,7 @@ fn run(data: &[u8]) -> bool {
         calling: None,
         called: None,
         mtu: 1400,
+        verifiable: Default::default(),
     };
     let ppp = Ppp::new(
         Arc::new(PppConfig::default()),

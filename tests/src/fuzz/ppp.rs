@@ -92,6 +92,7 @@ pub fn ppp_link(data: &[u8]) {
         calling: None,
         called: None,
         mtu: 1460,
+        verifiable: Default::default(),
     };
     let mut now = Instant::now();
     let entropy = Box::new(Seeded::new(1));
@@ -200,6 +201,7 @@ fn acknowledgement(role: u8) -> Vec<u8> {
         calling: None,
         called: None,
         mtu: 1460,
+        verifiable: Default::default(),
     };
     let role = match role {
         0 => Role::Server,

@@ -206,6 +206,7 @@ impl From<ChangeError> for Problem {
             ChangeError::Users(error) => error.into(),
             ChangeError::Weak(weak) => Self::member("password", weak.to_string()),
             ChangeError::Pool(error) => Self::new(Code::Unavailable, error.to_string()),
+            ChangeError::Keys(error) => Self::new(Code::Unavailable, error.to_string()),
         }
     }
 }

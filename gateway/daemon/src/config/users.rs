@@ -3,7 +3,7 @@
 use super::resolve;
 use super::sections::size;
 use sluice_auth::{IpPrefix, ProfileDefaults, Rate, Realm, RealmTable, ThrottleConfig, Unlisted};
-use sluice_auth_backends::{CacheConfig, HashPoolConfig};
+use sluice_auth_backends::{CacheConfig, HashPoolConfig, VerifierKinds};
 use sluice_core::PoolConfig;
 use sluice_spi::config::Section;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,10 @@ const MAX_FAILURES: u64 = 1_000_000;
 pub struct Users {
     /// The users file.
     pub file: PathBuf,
+    /// The keys of what is sealed in it.
+    pub key_file: PathBuf,
+    /// What new passwords are kept as, beside their Argon2id hash.
+    pub verifiers: VerifierKinds,
     /// The threads that hash passwords.
     pub hashing: HashPoolConfig,
     /// The cache of passwords that were right.
@@ -34,10 +38,32 @@ pub(super) fn read(root: &Section<'_>, state_dir: &Path, pools: &[PoolConfig]) -
     let section = root.section("users");
     Users {
         file: resolve(state_dir, &section.text_or("file", "users.toml")),
+        key_file: resolve(state_dir, &section.text_or("key_file", "users.key")),
+        verifiers: verifiers(&section),
         hashing: hashing(&section),
         cache: cache(&section),
         throttle: throttle(&section),
         realms: realms(&section, root, pools),
+    }
+}
+
+fn verifiers(section: &Section<'_>) -> VerifierKinds {
+    let names: Vec<String> = section.list("verifiers", "\"argon2id\", \"chap\" or \"nt\"");
+    let has = |name: &str| names.iter().any(|known| known == name);
+    if let Some(other) = names
+        .iter()
+        .find(|name| !["argon2id", "chap", "nt"].contains(&name.as_str()))
+    {
+        section.report(
+            "verifiers",
+            format!("there is no {other:?}, only \"argon2id\", \"chap\" and \"nt\""),
+        );
+    } else if section.has("verifiers") && !has("argon2id") {
+        section.report("verifiers", "must have \"argon2id\": every password is kept so");
+    }
+    VerifierKinds {
+        chap: has("chap"),
+        nt: has("nt"),
     }
 }
 

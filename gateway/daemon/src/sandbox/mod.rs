@@ -42,6 +42,7 @@ impl SandboxConfig {
             &admin.tokens_file,
             &admin.audit_file,
             &config.users.file,
+            &config.users.key_file,
         ];
         let (names, meant) = names(&config.egress.config.resolver);
         let names = names.into_iter().chain(meant.iter().map(PathBuf::as_path));

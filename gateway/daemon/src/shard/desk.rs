@@ -2,7 +2,7 @@
 
 use super::contexts::unavailable;
 use super::{Acceptance, Again, Authority, ContextAnswer, Ticket};
-use sluice_auth::{AuthRequest, Profile, RejectReason};
+use sluice_auth::{AuthRequest, Profile, RejectReason, Verifiable};
 use sluice_auth_backends::Authenticator;
 use sluice_core::Now;
 use sluice_spi::ContextRequest;
@@ -56,6 +56,10 @@ impl Desk {
 }
 
 impl Authority for Desk {
+    fn verifiable(&self) -> Verifiable {
+        self.authenticator.verifiable()
+    }
+
     fn try_cached(&self, request: &AuthRequest, now: Now) -> Option<Result<Profile, RejectReason>> {
         self.authenticator.try_cached(request, now.instant, now.wall)
     }

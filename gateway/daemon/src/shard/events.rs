@@ -141,6 +141,7 @@ impl<P: Plane> Driver<P> {
             Input::Admission {
                 session: local,
                 verdict,
+                verifiable: self.authority.verifiable(),
             },
             now,
         );

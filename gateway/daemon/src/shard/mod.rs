@@ -36,7 +36,7 @@ pub use slots::Ticket;
 pub use standing::{Again, Asked, Ending, KnownRealm, Limited, Standing};
 pub use streams::{ACCEPT_FAILED, Reach};
 
-use sluice_auth::{AuthRequest, Profile, RejectReason};
+use sluice_auth::{AuthRequest, Profile, RejectReason, Verifiable};
 use sluice_core::Now;
 use sluice_spi::{ContextRequest, DataPath, PeerAddr};
 
@@ -48,6 +48,9 @@ pub trait Plane: DataPath {
 
 /// Who checks credentials.
 pub trait Authority: Send {
+    /// The methods that can be offered to a peer at present.
+    fn verifiable(&self) -> Verifiable;
+
     /// The answer where it can be given on this thread at once.
     fn try_cached(&self, request: &AuthRequest, now: Now) -> Option<Result<Profile, RejectReason>>;
 

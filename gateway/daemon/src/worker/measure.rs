@@ -50,7 +50,7 @@ pub(super) fn labels() -> Labels {
             .map(|counter| (counter.family(), counter.label()))
             .collect(),
         backends: vec![LocalUsers::NAME, NO_BACKEND],
-        methods: Method::ALL.into_iter().map(Method::as_str).collect(),
+        methods: Method::ALL.map(Method::as_str).to_vec(),
         rejects: RejectReason::ALL.into_iter().map(RejectReason::as_str).collect(),
     }
 }

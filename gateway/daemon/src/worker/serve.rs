@@ -15,7 +15,9 @@ use crate::limits::Ledger;
 use crate::sandbox::{LayerState, SandboxStatus};
 use crate::shard::{Remote, Restored};
 use arc_swap::ArcSwap;
-use sluice_auth_backends::{Authenticator, AuthenticatorConfig, CredentialCache, HashPool, LocalUsers};
+use sluice_auth_backends::{
+    Authenticator, AuthenticatorConfig, CredentialCache, HashPool, KeyRing, LocalUsers, Verifiers,
+};
 use sluice_core::{Engine, Journal, Living};
 use sluice_dataplane::Routes;
 use sluice_keeper::{Link, LinkError, Order, StartReason};
@@ -176,7 +178,9 @@ fn open_users(
         .map_err(CannotStart::because)?;
     let (cache, _) = CredentialCache::open(memory, cache)
         .map_err(|error| CannotStart::because(format!("the credential cache: {error}")))?;
-    Ok(LocalUsers::new(prepared_users, pool, cache))
+    let keys = KeyRing::open(&config.users.key_file).map_err(CannotStart::because)?;
+    let verifiers = Verifiers::new(keys, config.users.verifiers);
+    Ok(LocalUsers::new(prepared_users, pool, cache).with_verifiers(verifiers))
 }
 
 /// When the keeper was started: the first worker noted it.

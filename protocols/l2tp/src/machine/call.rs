@@ -3,6 +3,7 @@
 use crate::codec::{DataState, Sequencing};
 use crate::wire::message::CallErrors;
 use bytes::Bytes;
+use sluice_auth::Verifiable;
 use sluice_ppp::{Accm, Login, Ppp, PppHeader};
 use sluice_spi::LocalRef;
 use std::time::Instant;
@@ -103,6 +104,8 @@ pub(crate) struct Call {
     pub(crate) label: Option<String>,
     pub(crate) dial: Option<Dial>,
     pub(crate) login: Option<Login>,
+    /// How its peer can be asked to authenticate.
+    pub(crate) verifiable: Verifiable,
     pub(crate) sequencing: Sequencing,
     pub(crate) data: DataState,
     pub(crate) ppp: Option<Box<Ppp>>,
@@ -146,6 +149,7 @@ impl Call {
             label: None,
             dial: None,
             login: None,
+            verifiable: Verifiable::default(),
             sequencing: Sequencing::Off,
             data: DataState::new(Sequencing::Off),
             ppp: None,

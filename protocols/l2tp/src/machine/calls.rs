@@ -11,6 +11,7 @@ use crate::wire::header::ControlHeader;
 use crate::wire::message::{CallErrors, Cdn, Connected, FRAMING_SYNC, Icrq, Message, Ocrq, Reply, number};
 use crate::wire::result::{ResultCode, cdn, cdn_cause, cdn_name, error, error_name};
 use sluice_auth::Secret;
+use sluice_auth::Verifiable;
 use sluice_ppp::{Login, Proxy};
 use sluice_spi::wire::display_text;
 use sluice_spi::{CallInfo, Event, LocalRef, Originate, Refusal, SessionKind, Severity, TerminateCause};
@@ -272,7 +273,13 @@ impl Tunnel {
     }
 
     /// The engine's answer to [`Event::SessionOpening`].
-    pub(super) fn admitted(&mut self, session: LocalRef, verdict: Result<(), Refusal>, now: Instant) {
+    pub(super) fn admitted(
+        &mut self,
+        session: LocalRef,
+        verdict: Result<(), Refusal>,
+        verifiable: Verifiable,
+        now: Instant,
+    ) {
         let Some(sid) = self.find(session) else { return };
         let Some((kind, peer_sid)) = self
             .calls
@@ -287,6 +294,9 @@ impl Tunnel {
             let text = format!("not admitted: {}", refusal.as_str());
             let ended = ended(TerminateCause::ServiceUnavailable, refusal.as_str(), text);
             return self.end_call(sid, ended, Some(refusal_result(refusal)), now);
+        }
+        if let Some(call) = self.calls.get_mut(&sid) {
+            call.verifiable = verifiable;
         }
         match kind {
             Kind::IncomingLns => {

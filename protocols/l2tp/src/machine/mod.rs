@@ -365,7 +365,11 @@ impl Machine for Tunnel {
         match input {
             Input::Datagram { from, packet } => self.datagram(from, packet, now),
             Input::PathFrame { session, frame } => self.path_frame(session, frame, now),
-            Input::Admission { session, verdict } => self.admitted(session, verdict, now),
+            Input::Admission {
+                session,
+                verdict,
+                verifiable,
+            } => self.admitted(session, verdict, verifiable, now),
             Input::AuthVerdict { session, verdict } => self.judged(session, verdict, now),
             Input::Originate { call } => self.originate(call, now),
             Input::Terminate { session, cause } => self.terminate(session, cause, now),

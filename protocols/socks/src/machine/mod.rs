@@ -312,7 +312,7 @@ impl Machine for Connection {
             | Input::ChannelOpened { .. }
             | Input::ChannelListening { .. } => {}
             Input::JoinEnded { session, end } if session == SESSION => self.parted(end),
-            Input::Admission { session, verdict } if session == SESSION => self.admitted(verdict),
+            Input::Admission { session, verdict, .. } if session == SESSION => self.admitted(verdict),
             Input::AuthVerdict { session, verdict } if session == SESSION => self.judged(&verdict),
             Input::ContextAnswered { session, answer } if session == SESSION => {
                 self.context_answered(answer, now);

@@ -30,6 +30,10 @@ struct Keeps {
 }
 
 impl Authority for Keeps {
+    fn verifiable(&self) -> sluice_auth::Verifiable {
+        sluice_auth::Verifiable::default()
+    }
+
     fn try_cached(&self, _: &AuthRequest, _: Now) -> Option<Result<Profile, RejectReason>> {
         None
     }

@@ -153,6 +153,8 @@ fn put_profile(out: &mut BytesMut, profile: &Profile) {
         max_sessions,
         session_timeout,
         idle_timeout,
+        // What a protocol answers its peer with is no part of who it is.
+        proof: _,
     } = profile;
     put_text(out, identity.as_str());
     put_option(out, realm.as_ref());
@@ -214,6 +216,7 @@ fn profile(reader: &mut Reader<'_>) -> Read<Profile> {
         max_sessions: option(reader)?,
         session_timeout: millis(option(reader)?),
         idle_timeout: millis(option(reader)?),
+        proof: Default::default(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::{Authority, Counters, Ticket};
 use super::PASSWORD;
-use sluice_auth::{AuthRequest, Credentials, Profile, RejectReason, Secret};
+use sluice_auth::{AuthRequest, Credentials, Profile, RejectReason, Secret, Verifiable};
 use sluice_core::{EngineEvent, Now, Observer};
 use sluice_spi::ContextRequest;
 use std::collections::BTreeMap;
@@ -23,6 +23,10 @@ fn profile(request: &AuthRequest) -> Result<Profile, RejectReason> {
 }
 
 impl Authority for OnePassword {
+    fn verifiable(&self) -> Verifiable {
+        Verifiable::default()
+    }
+
     fn try_cached(&self, request: &AuthRequest, _: Now) -> Option<Result<Profile, RejectReason>> {
         self.later.is_none().then(|| profile(request))
     }
