@@ -5,7 +5,7 @@ use crate::key_ring::{Bound, Envelope, KeyRing, KeyRingError};
 use crate::user::User;
 use sluice_auth::chap::{authenticator_response, chap_response, nt_hash, nt_hash_hash, nt_response};
 use sluice_auth::{
-    Credentials, Identity, Method, MsChapExchange, MsChapProof, PasswordHash, Proof, RejectReason, Secret,
+    Credentials, Identity, Method, MsChapExchange, PasswordHash, Proof, RejectReason, Secret, SessionKeys,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use subtle::ConstantTimeEq;
@@ -172,10 +172,10 @@ fn check_mschap(
     }
     let hash_hash = nt_hash_hash(hash);
     let answer = authenticator_response(&hash_hash, response, peer_challenge, challenge, name);
-    Ok(Proof::of_mschap(MsChapProof {
-        authenticator_response: answer,
-        nt_hash_hash: hash_hash,
-    }))
+    Ok(Proof {
+        authenticator_response: Some(answer),
+        keys: Some(Box::new(SessionKeys::of_mschap(&hash_hash, response))),
+    })
 }
 
 #[cfg(test)]

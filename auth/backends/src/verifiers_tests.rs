@@ -6,7 +6,8 @@ use crate::credential_cache::{CacheConfig, CredentialCache};
 use crate::hash_pool::{HashPool, HashPoolConfig, hash_now};
 use crate::local::LocalUsers;
 use crate::users_file::UsersFile;
-use sluice_auth::{Argon2Cost, AuthRequest, Coverage};
+use sluice_auth::chap::{nt_hash, nt_hash_hash};
+use sluice_auth::{Argon2Cost, AuthRequest, Coverage, SessionKeys};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -175,10 +176,14 @@ async fn each_method_is_checked_against_what_the_user_has() {
     let proof = ask(&users, "both", mschap("DOMAIN\\both@isp.example", PASSWORD))
         .await
         .unwrap();
-    let proof = proof.mschap().unwrap();
-    assert!(proof.authenticator_response.starts_with("S="));
+    assert!(proof.authenticator_response.unwrap().starts_with("S="));
     let hash = nt_hash(&Secret::new(PASSWORD)).unwrap();
-    assert_eq!(proof.nt_hash_hash, nt_hash_hash(&hash));
+    let credentials = mschap("DOMAIN\\both@isp.example", PASSWORD);
+    let Credentials::MsChapV2 { exchange, .. } = credentials else {
+        panic!("not MS-CHAPv2");
+    };
+    let keys = SessionKeys::of_mschap(&nt_hash_hash(&hash), &exchange.nt_response);
+    assert_eq!(proof.keys, Some(Box::new(keys)));
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod prefix;
 mod realm;
 mod request;
 mod secret;
+mod session_keys;
 mod throttle;
 mod timestamp;
 
@@ -27,9 +28,9 @@ pub use password::{Argon2Cost, PasswordHash, PasswordHashError, WeakPassword, ch
 pub use prefix::{IpPrefix, IpPrefixError};
 pub use realm::{ProfileDefaults, Realm, RealmError, RealmTable, Resolved, Unlisted};
 pub use request::{
-    AuthRequest, Coverage, Credentials, Method, MsChapExchange, MsChapProof, Proof, RejectReason, Verdict,
-    Verifiable,
+    AuthRequest, Coverage, Credentials, Method, MsChapExchange, Proof, RejectReason, Verdict, Verifiable,
 };
 pub use secret::Secret;
+pub use session_keys::SessionKeys;
 pub use throttle::{Rate, Throttle, ThrottleConfig, Throttled};
 pub use timestamp::{format_timestamp, parse_timestamp};

@@ -1,7 +1,7 @@
 //! A question to the authentication backends, and its answer.
 
 use crate::chap::{CHAP_RESPONSE, MSCHAP_CHALLENGE, NT_RESPONSE};
-use crate::{Grants, Identity, Secret};
+use crate::{Grants, Identity, Secret, SessionKeys};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -245,29 +245,13 @@ impl RejectReason {
     }
 }
 
-/// What a backend gives back for the peer of a right proof, beside its profile. Neither shown nor kept.
+/// What a backend gives back of a right proof, beside its profile. Neither shown nor kept.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Proof(Option<Box<MsChapProof>>);
-
-/// What MS-CHAPv2 needs for the peer.
-#[derive(Clone, PartialEq, Eq)]
-pub struct MsChapProof {
-    /// `S=` and 40 hexadecimal digits, for the Success packet (RFC 2759, 5).
-    pub authenticator_response: String,
-    /// The hash of the password's hash: what keys for MPPE are made of (RFC 3079, 3.4).
-    pub nt_hash_hash: Secret,
-}
-
-impl Proof {
-    /// Of MS-CHAPv2.
-    pub fn of_mschap(proof: MsChapProof) -> Self {
-        Self(Some(Box::new(proof)))
-    }
-
-    /// Of MS-CHAPv2, where that was the method.
-    pub fn mschap(&self) -> Option<&MsChapProof> {
-        self.0.as_deref()
-    }
+pub struct Proof {
+    /// Of MS-CHAPv2: `S=` and 40 hexadecimal digits, for the Success packet (RFC 2759, 5).
+    pub authenticator_response: Option<String>,
+    /// Our keys for encryption, where the method makes them.
+    pub keys: Option<Box<SessionKeys>>,
 }
 
 impl fmt::Debug for Proof {
@@ -316,10 +300,13 @@ mod tests {
             identity,
             exchange: Box::new(exchange.clone()),
         };
-        let proof = Proof::of_mschap(MsChapProof {
-            authenticator_response: "S=4141".to_owned(),
-            nt_hash_hash: Secret::new([0x41; 16]),
-        });
+        let proof = Proof {
+            authenticator_response: Some("S=4141".to_owned()),
+            keys: Some(Box::new(SessionKeys::of_mschap(
+                &Secret::new([0x41; 16]),
+                &[0x41; 24],
+            ))),
+        };
         let shown = format!("{credentials:?} {exchange:?} {proof:?}");
         assert!(shown.contains("alice") && shown.contains("MsChapV2"), "{shown}");
         assert!(!shown.contains("65") && !shown.contains("41"), "{shown}");

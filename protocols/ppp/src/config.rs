@@ -1,6 +1,6 @@
 //! Configuration of PPP links.
 
-use sluice_auth::Method;
+use crate::wire::AuthProtocol;
 use sluice_spi::config::Section;
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ pub struct PppConfig {
     /// Wrong passwords that a peer may give on one link.
     pub auth_attempts: u8,
     /// Methods that may be agreed on, the preferred one first.
-    pub auth_methods: Vec<Method>,
+    pub auth_methods: Vec<AuthProtocol>,
     /// What we call ourselves in challenges.
     pub auth_name: String,
     /// Whether a peer that came in by CHAP has to prove itself again from time to time.
@@ -86,7 +86,7 @@ impl Default for PppConfig {
             max_failure: 5,
             auth_timeout: Duration::from_secs(30),
             auth_attempts: 1,
-            auth_methods: Method::ALL.to_vec(),
+            auth_methods: AuthProtocol::ALL.to_vec(),
             auth_name: "sluice".to_owned(),
             chap_rechallenge: false,
             network_timeout: Duration::from_secs(30),
@@ -185,14 +185,17 @@ impl PppConfig {
 }
 
 /// Reads the methods in the order in which they are offered, each once.
-fn auth_methods(section: &Section<'_>, default: Vec<Method>) -> Vec<Method> {
+fn auth_methods(section: &Section<'_>, default: Vec<AuthProtocol>) -> Vec<AuthProtocol> {
     if !section.has("auth_methods") {
         return default;
     }
     let names: Vec<String> = section.list("auth_methods", "\"mschapv2\", \"chap\" or \"pap\"");
     let mut methods = Vec::new();
     for name in &names {
-        match Method::ALL.into_iter().find(|method| method.as_str() == name) {
+        match AuthProtocol::ALL
+            .into_iter()
+            .find(|method| method.as_str() == name)
+        {
             Some(method) if !methods.contains(&method) => methods.push(method),
             Some(_) => section.report("auth_methods", format!("has {name:?} twice")),
             None => section.report("auth_methods", format!("{name:?} is not spoken here")),

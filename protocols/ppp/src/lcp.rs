@@ -5,8 +5,8 @@ use crate::config::{DEFAULT_MRU, MIN_MRU, PppConfig};
 use crate::cp::{Failure, Judge, Judgement, Options};
 use crate::header::protocol;
 use crate::output::Env;
-use crate::wire::{AuthOffer, LcpOption, OptionWalk, RawOption};
-use sluice_auth::{Coverage, Method, Verifiable};
+use crate::wire::{AuthOffer, AuthProtocol, LcpOption, OptionWalk, RawOption};
+use sluice_auth::{Coverage, Verifiable};
 use sluice_spi::{Entropy, random_u32};
 
 /// Equal magic numbers in a row that prove a loop: that three random ones agree by chance has a probability of
@@ -21,7 +21,7 @@ pub(crate) struct LcpValues {
     pub(crate) mru: Option<u16>,
     pub(crate) accm: Option<u32>,
     /// How this side wants the other to authenticate.
-    pub(crate) auth: Option<Method>,
+    pub(crate) auth: Option<AuthProtocol>,
     /// 0: none.
     pub(crate) magic: u32,
     pub(crate) pfc: bool,
@@ -61,7 +61,7 @@ pub(crate) struct Lcp {
     /// Whether we can answer a peer that asks who we are.
     has_login: bool,
     /// The methods that may be agreed on, the preferred one first.
-    methods: Box<[Method]>,
+    methods: Box<[AuthProtocol]>,
     /// Magic number that we suggested in the last Configure-Nak.
     suggested: u32,
     collisions: u8,
@@ -110,11 +110,16 @@ impl Lcp {
         self.peer = peer;
     }
 
+    /// Whether a peer may prove who it is by this.
+    pub(crate) fn permits(&self, method: AuthProtocol) -> bool {
+        self.methods.contains(&method)
+    }
+
     fn judge_auth(&self, option: RawOption<'_>, asked: AuthOffer, values: &mut LcpValues, judge: &mut Judge) {
         match asked {
             _ if !self.has_login => judge.reject(option),
-            _ => match (asked.method(), self.methods.first()) {
-                (Some(method), _) if self.methods.contains(&method) => values.auth = Some(method),
+            _ => match (asked.spoken(), self.methods.first()) {
+                (Some(method), _) if self.permits(method) => values.auth = Some(method),
                 (_, Some(&best)) => judge.nak(option, |out| LcpOption::Auth(best.into()).encode(out)),
                 (_, None) => judge.reject(option),
             },
@@ -122,7 +127,7 @@ impl Lcp {
     }
 
     /// What to ask for after the peer suggested something else.
-    fn after_nak(&self, suggested: Option<Method>) -> Option<Method> {
+    fn after_nak(&self, suggested: Option<AuthProtocol>) -> Option<AuthProtocol> {
         if suggested.is_some_and(|method| self.methods.contains(&method)) {
             return suggested;
         }
@@ -173,15 +178,15 @@ impl Lcp {
 
 /// The methods of the configuration in its order, each once. As the server those come first that can be checked for
 /// everybody, and those that nobody can be checked by are left out, unless that leaves none.
-fn methods(config: &PppConfig, verifiable: Option<Verifiable>) -> Box<[Method]> {
+fn methods(config: &PppConfig, verifiable: Option<Verifiable>) -> Box<[AuthProtocol]> {
     let Some(verifiable) = verifiable else {
         return config.auth_methods.clone().into();
     };
     let of = |wanted: Coverage| {
         let methods = config.auth_methods.iter().copied();
-        methods.filter(move |&method| verifiable.coverage(method) == wanted)
+        methods.filter(move |&method| verifiable.coverage(method.method()) == wanted)
     };
-    let found: Box<[Method]> = of(Coverage::All).chain(of(Coverage::Some)).collect();
+    let found: Box<[AuthProtocol]> = of(Coverage::All).chain(of(Coverage::Some)).collect();
     if found.is_empty() {
         return config.auth_methods.clone().into();
     }
@@ -257,7 +262,7 @@ impl Options for Lcp {
                 LcpOption::Accm(accm) => self.ours.accm = self.ours.accm.map(|ours| ours | accm),
                 LcpOption::Auth(asked) if self.ours.auth.is_some() => {
                     // What the peer suggests, else our next, and not for ever.
-                    self.ours.auth = self.after_nak(asked.method());
+                    self.ours.auth = self.after_nak(asked.spoken());
                     self.auth_naks = self.auth_naks.saturating_add(1);
                     if self.auth_naks >= env.config.max_failure {
                         return Err(Failure::AuthRefused);

@@ -37,3 +37,4 @@ pub use drops::DROP_REASONS;
 pub use header::{PppHeader, protocol};
 pub use link::Ppp;
 pub use user_data::UserData;
+pub use wire::AuthProtocol;

@@ -5,8 +5,11 @@ use super::{Phase, Ppp};
 use crate::api::PppEvent;
 use crate::drops;
 use crate::header::protocol;
-use crate::wire::{Packet, pap};
-use sluice_auth::{AuthRequest, Credentials, Identity, Method, Proof, RejectReason, Secret, Verdict};
+use crate::wire::{AuthProtocol, Packet, chap, pap};
+use sluice_auth::chap::CHAP_RESPONSE;
+use sluice_auth::{
+    AuthRequest, Credentials, Identity, MsChapExchange, Proof, RejectReason, Secret, SessionKeys, Verdict,
+};
 use sluice_spi::wire::display_text;
 use sluice_spi::{Ended, Severity, TerminateCause};
 use std::time::Instant;
@@ -26,6 +29,53 @@ pub(super) enum Step {
     Asked,
     /// Passed.
     Done,
+}
+
+/// What a peer gave to be checked, beside its name.
+pub(super) enum Given {
+    Password(Secret),
+    Md5 {
+        id: u8,
+        challenge: Vec<u8>,
+        response: Box<[u8; CHAP_RESPONSE]>,
+    },
+    MsChap(Box<MsChapExchange>),
+}
+
+impl Given {
+    /// The answer to a challenge; `None`: it is malformed.
+    pub(super) fn by_chap(method: AuthProtocol, id: u8, challenge: &[u8], value: &[u8]) -> Option<Self> {
+        match method {
+            AuthProtocol::MsChapV2 => {
+                let challenge = challenge.try_into().ok()?;
+                let exchange = chap::decode_mschap(value, challenge).ok()?;
+                Some(Given::MsChap(Box::new(exchange)))
+            }
+            AuthProtocol::Chap => Some(Given::Md5 {
+                id,
+                challenge: challenge.to_vec(),
+                response: Box::new(value.try_into().ok()?),
+            }),
+            AuthProtocol::Pap => None,
+        }
+    }
+
+    fn of(self, identity: Identity) -> Credentials {
+        match self {
+            Given::Password(password) => Credentials::Pap { identity, password },
+            Given::Md5 {
+                id,
+                challenge,
+                response,
+            } => Credentials::Chap {
+                identity,
+                id,
+                challenge,
+                response,
+            },
+            Given::MsChap(exchange) => Credentials::MsChapV2 { identity, exchange },
+        }
+    }
 }
 
 /// Authentication of one link.
@@ -48,6 +98,8 @@ pub(super) struct Auth {
     pub(super) deadline: Option<Instant>,
     /// When the client repeats its request.
     pub(super) resend: Option<Instant>,
+    /// What the latest authentication left for encryption.
+    pub(super) keys: Option<Box<SessionKeys>>,
     /// What CHAP keeps.
     pub(super) chap: Option<Box<Chap>>,
 }
@@ -102,26 +154,22 @@ impl Ppp {
         self.auth.step = Step::Waiting;
         self.auth.deadline = Some(now + self.config.auth_timeout);
         match (method, self.server) {
-            (Method::Pap, true) => {}
-            (Method::Pap, false) => self.send_login(now),
-            (Method::Chap | Method::MsChapV2, true) => self.send_challenge(now),
-            (Method::Chap | Method::MsChapV2, false) => {}
+            (AuthProtocol::Pap, true) => {}
+            (AuthProtocol::Pap, false) => self.send_login(now),
+            (AuthProtocol::Chap | AuthProtocol::MsChapV2, true) => self.send_challenge(now),
+            (AuthProtocol::Chap | AuthProtocol::MsChapV2, false) => {}
         }
     }
 
     /// The method by which one end proves to the other who it is.
-    pub(super) fn auth_method(&self) -> Option<Method> {
+    pub(super) fn auth_method(&self) -> Option<AuthProtocol> {
         let lcp = &self.lcp.options;
         if self.server { lcp.ours.auth } else { lcp.peer.auth }
     }
 
     /// Whether a protocol is the one by which the peer proves who it is, or we do.
     pub(super) fn is_auth_protocol(&self, number: u16) -> bool {
-        match self.auth_method() {
-            Some(Method::Pap) => number == protocol::PAP,
-            Some(Method::Chap | Method::MsChapV2) => number == protocol::CHAP,
-            None => false,
-        }
+        self.auth_method().is_some_and(|method| method.number() == number)
     }
 
     /// LCP went down: what was proved counts no more, and a verdict still to come is about the past.
@@ -155,9 +203,7 @@ impl Ppp {
                 Ok(request) => {
                     self.auth.id = packet.id;
                     self.auth.answers = true;
-                    let password = request.password;
-                    let made = |identity| Credentials::Pap { identity, password };
-                    self.ask(request.name, made, now);
+                    self.ask(request.name, Given::Password(request.password), now);
                 }
                 Err(_) => self.out.dropped(drops::MALFORMED),
             },
@@ -165,7 +211,7 @@ impl Ppp {
     }
 
     /// Asks for a verdict on a name and what proves it.
-    pub(super) fn ask(&mut self, name: &[u8], made: impl FnOnce(Identity) -> Credentials, now: Instant) {
+    pub(super) fn ask(&mut self, name: &[u8], given: Given, now: Instant) {
         if self.auth.outstanding {
             // The verdict on an earlier negotiation's request has not come: the peer asks again in a moment.
             return self.out.dropped(drops::PHASE);
@@ -187,19 +233,19 @@ impl Ppp {
         self.auth.claimed = Some(identity.as_str().into());
         self.out.event(PppEvent::AuthRequested(Box::new(AuthRequest {
             protocol: self.carrier.protocol,
-            credentials: made(identity),
+            credentials: given.of(identity),
             peer: self.carrier.peer,
             calling: self.carrier.calling.clone(),
             called: self.carrier.called.clone(),
         })));
     }
 
-    /// Goes on in the Authenticate phase without LCP packets: with credentials that a LAC has collected, which
-    /// the peer awaits an answer to by PAP if `answer_to` is its request's identifier.
+    /// Goes on in the Authenticate phase without LCP packets: with what a LAC has collected, which the peer awaits an
+    /// answer to if `answer_to` is its packet's identifier.
     pub(super) fn begin_proxy_auth(
         &mut self,
         name: &[u8],
-        password: Secret,
+        given: Given,
         answer_to: Option<u8>,
         now: Instant,
     ) {
@@ -207,7 +253,7 @@ impl Ppp {
         self.auth.deadline = Some(now + self.config.auth_timeout);
         self.auth.id = answer_to.unwrap_or(0);
         self.auth.answers = answer_to.is_some();
-        self.ask(name, |identity| Credentials::Pap { identity, password }, now);
+        self.ask(name, given, now);
     }
 
     /// The answer to [`PppEvent::AuthRequested`].
@@ -223,6 +269,7 @@ impl Ppp {
                 self.auth.step = Step::Done;
                 self.auth.deadline = None;
                 self.auth.identity = self.auth.claimed.take();
+                self.auth.keys = proof.keys;
                 // One that proves itself again keeps what it has.
                 if self.network.is_none() {
                     self.enter_network(Some(grants), now);
@@ -235,8 +282,10 @@ impl Ppp {
     /// Tells the peer that it is in; false: the backend gave nothing that it could be told.
     fn tell_accepted(&mut self, proof: &Proof, now: Instant) -> bool {
         match self.auth_method() {
-            Some(method @ (Method::Chap | Method::MsChapV2)) => self.tell_success(method, proof, now),
-            Some(Method::Pap) | None => {
+            Some(method @ (AuthProtocol::Chap | AuthProtocol::MsChapV2)) => {
+                self.tell_success(method, proof, now)
+            }
+            Some(AuthProtocol::Pap) | None => {
                 if self.auth.answers {
                     self.answer_login(pap::ACK, self.auth.id, "");
                 }
@@ -245,9 +294,14 @@ impl Ppp {
         }
     }
 
+    /// What the latest authentication left for encryption of the link: nothing by most methods.
+    pub fn session_keys(&self) -> Option<&SessionKeys> {
+        self.auth.keys.as_deref()
+    }
+
     /// The peer is refused: it may try again if it has tries left, else the link ends (RFC 1334, 2.2.2).
     fn refuse(&mut self, reason: RejectReason, now: Instant) {
-        let is_pap = matches!(self.auth_method(), Some(Method::Pap) | None);
+        let is_pap = matches!(self.auth_method(), Some(AuthProtocol::Pap) | None);
         let passing = matches!(reason, RejectReason::Unavailable | RejectReason::Throttled);
         if self.network.is_some() && passing {
             // Who was let in before does not fall because nobody can judge it now, or others guess at its name.
@@ -263,10 +317,10 @@ impl Ppp {
         let judged = reason != RejectReason::Unavailable;
         if self.auth.answers && judged {
             match self.auth_method() {
-                Some(method @ (Method::Chap | Method::MsChapV2)) => {
+                Some(method @ (AuthProtocol::Chap | AuthProtocol::MsChapV2)) => {
                     self.tell_failure(method, reason, REFUSED)
                 }
-                Some(Method::Pap) | None => self.answer_login(pap::NAK, self.auth.id, REFUSED),
+                Some(AuthProtocol::Pap) | None => self.answer_login(pap::NAK, self.auth.id, REFUSED),
             }
         }
         let may_try_again = is_pap && reason == RejectReason::BadCredentials && self.auth.answers;
@@ -337,11 +391,11 @@ impl Ppp {
             self.auth.resend = None;
             match (self.server, self.auth_method()) {
                 (true, _) => self.repeat_challenge(now),
-                (false, Some(Method::Pap) | None) if self.auth.tries < self.config.max_configure => {
+                (false, Some(AuthProtocol::Pap) | None) if self.auth.tries < self.config.max_configure => {
                     self.send_login(now);
                 }
-                (false, Some(Method::Pap) | None) => {}
-                (false, Some(Method::Chap | Method::MsChapV2)) => self.repeat_answer(now),
+                (false, Some(AuthProtocol::Pap) | None) => {}
+                (false, Some(AuthProtocol::Chap | AuthProtocol::MsChapV2)) => self.repeat_answer(now),
             }
         }
         if self.auth.again().is_some_and(|at| at <= now) && self.auth.step == Step::Done {

@@ -1,14 +1,14 @@
 //! The Authenticate phase by CHAP with MD5 (RFC 1994) and MS-CHAPv2 (RFC 2759), from either side.
 
 use super::Ppp;
-use super::auth::Step;
+use super::auth::{Given, Step};
 use crate::drops;
 use crate::header::protocol;
-use crate::wire::{Packet, chap};
+use crate::wire::{AuthProtocol, Packet, chap};
 use sluice_auth::chap::{
     MSCHAP_CHALLENGE, authenticator_response, chap_response, nt_hash, nt_hash_hash, nt_response,
 };
-use sluice_auth::{Credentials, Identity, Method, MsChapExchange, Proof, RejectReason};
+use sluice_auth::{MsChapExchange, Proof, RejectReason, SessionKeys};
 use sluice_spi::wire::display_text;
 use sluice_spi::{Ended, TerminateCause, random_u16};
 use std::collections::VecDeque;
@@ -39,8 +39,8 @@ struct Answer {
     id: u8,
     challenge: Vec<u8>,
     packet: Vec<u8>,
-    /// What the Success of an authenticator begins with that knows the password too.
-    expected: Option<String>,
+    /// What the Success of an authenticator begins with that knows the password too, and the keys.
+    proof: Proof,
 }
 
 impl Ppp {
@@ -85,13 +85,13 @@ impl Ppp {
         }
     }
 
-    pub(super) fn handle_chap(&mut self, information: &[u8], method: Method, now: Instant) {
+    pub(super) fn handle_chap(&mut self, information: &[u8], method: AuthProtocol, now: Instant) {
         let Ok(packet) = Packet::decode(information) else {
             return self.out.dropped(drops::MALFORMED);
         };
         match packet.code {
             chap::RESPONSE if self.server => self.handle_response(packet, method, now),
-            chap::CHANGE_PASSWORD if self.server && method == Method::MsChapV2 => {
+            chap::CHANGE_PASSWORD if self.server && method == AuthProtocol::MsChapV2 => {
                 self.refuse_change(packet.id);
             }
             chap::CHALLENGE if !self.server => self.handle_challenge(packet, method, now),
@@ -100,7 +100,7 @@ impl Ppp {
         }
     }
 
-    fn handle_response(&mut self, packet: Packet<'_>, method: Method, now: Instant) {
+    fn handle_response(&mut self, packet: Packet<'_>, method: AuthProtocol, now: Instant) {
         if packet.id != self.auth.id {
             return self.out.dropped(drops::STALE);
         }
@@ -118,38 +118,19 @@ impl Ppp {
             return self.out.dropped(drops::MALFORMED);
         };
         let challenge = self.auth.chap().challenge;
-        if method == Method::MsChapV2 {
-            let Ok(exchange) = chap::decode_mschap(answer.value, challenge) else {
-                return self.out.dropped(drops::MALFORMED);
-            };
-            self.answered(answer.name, now, |identity| Credentials::MsChapV2 {
-                identity,
-                exchange: Box::new(exchange),
-            });
-        } else {
-            let Ok(response) = <[u8; 16]>::try_from(answer.value) else {
-                return self.out.dropped(drops::MALFORMED);
-            };
-            self.answered(answer.name, now, |identity| Credentials::Chap {
-                identity,
-                id: packet.id,
-                challenge: challenge.to_vec(),
-                response: Box::new(response),
-            });
-        }
-    }
-
-    fn answered(&mut self, name: &[u8], now: Instant, made: impl FnOnce(Identity) -> Credentials) {
+        let Some(given) = Given::by_chap(method, packet.id, &challenge, answer.value) else {
+            return self.out.dropped(drops::MALFORMED);
+        };
         self.auth.resend = None;
         self.auth.answers = true;
-        self.ask(name, made, now);
+        self.ask(answer.name, given, now);
     }
 
     /// Tells the peer that it is in; false: what its method needs for that is missing.
-    pub(super) fn tell_success(&mut self, method: Method, proof: &Proof, now: Instant) -> bool {
-        let message = match (method, proof.mschap()) {
-            (Method::MsChapV2, None) => return false,
-            (Method::MsChapV2, Some(proof)) => format!("{} M=Welcome", proof.authenticator_response),
+    pub(super) fn tell_success(&mut self, method: AuthProtocol, proof: &Proof, now: Instant) -> bool {
+        let message = match (method, &proof.authenticator_response) {
+            (AuthProtocol::MsChapV2, None) => return false,
+            (AuthProtocol::MsChapV2, Some(response)) => format!("{response} M=Welcome"),
             _ => String::new(),
         };
         let id = self.auth.id;
@@ -162,9 +143,9 @@ impl Ppp {
     }
 
     /// Tells the peer that it is not let in.
-    pub(super) fn tell_failure(&mut self, method: Method, reason: RejectReason, words: &str) {
+    pub(super) fn tell_failure(&mut self, method: AuthProtocol, reason: RejectReason, words: &str) {
         let message = match method {
-            Method::MsChapV2 => self.mschap_failure(chap::error_code(reason), words),
+            AuthProtocol::MsChapV2 => self.mschap_failure(chap::error_code(reason), words),
             _ => words.to_owned(),
         };
         self.out
@@ -184,7 +165,7 @@ impl Ppp {
             .send_packet(protocol::CHAP, chap::FAILURE, id, message.as_bytes());
     }
 
-    fn handle_challenge(&mut self, packet: Packet<'_>, method: Method, now: Instant) {
+    fn handle_challenge(&mut self, packet: Packet<'_>, method: AuthProtocol, now: Instant) {
         if self.auth.step == Step::Idle {
             return self.out.dropped(drops::PHASE);
         }
@@ -212,10 +193,10 @@ impl Ppp {
         self.auth.resend = Some(now + self.config.restart_interval);
     }
 
-    fn answer_to(&mut self, id: u8, challenge: &[u8], method: Method) -> Option<Answer> {
+    fn answer_to(&mut self, id: u8, challenge: &[u8], method: AuthProtocol) -> Option<Answer> {
         let login = self.login.as_deref()?;
         let name = login.name.as_bytes();
-        let (value, expected) = if method == Method::MsChapV2 {
+        let (value, proof) = if method == AuthProtocol::MsChapV2 {
             let challenge = <[u8; MSCHAP_CHALLENGE]>::try_from(challenge).ok()?;
             let mut peer_challenge = [0; MSCHAP_CHALLENGE];
             self.entropy.fill(&mut peer_challenge);
@@ -225,16 +206,20 @@ impl Ppp {
                 peer_challenge,
                 nt_response: nt_response(&hash, &peer_challenge, &challenge, name),
             };
-            let expected = authenticator_response(
-                &nt_hash_hash(&hash),
-                &exchange.nt_response,
-                &peer_challenge,
-                &challenge,
-                name,
-            );
-            (chap::encode_mschap(&exchange), Some(expected))
+            let hash_hash = nt_hash_hash(&hash);
+            let response = &exchange.nt_response;
+            let expected = authenticator_response(&hash_hash, response, &peer_challenge, &challenge, name);
+            let keys = SessionKeys::of_mschap(&hash_hash, response).of_peer();
+            let proof = Proof {
+                authenticator_response: Some(expected),
+                keys: Some(Box::new(keys)),
+            };
+            (chap::encode_mschap(&exchange), proof)
         } else {
-            (chap_response(id, &login.password, challenge).to_vec(), None)
+            (
+                chap_response(id, &login.password, challenge).to_vec(),
+                Proof::default(),
+            )
         };
         let mut packet = Vec::new();
         chap::Valued { value: &value, name }.encode(chap::RESPONSE, id, &mut packet);
@@ -242,7 +227,7 @@ impl Ppp {
             id,
             challenge: challenge.to_vec(),
             packet,
-            expected,
+            proof,
         })
     }
 
@@ -271,8 +256,8 @@ impl Ppp {
             return self.end(Ended::new(TerminateCause::UserError, "login_rejected", text), now);
         }
         // Who does not know the password is not the gateway that we want (RFC 2759, 5).
-        let genuine = answer
-            .expected
+        let expected = &answer.proof.authenticator_response;
+        let genuine = expected
             .as_ref()
             .is_none_or(|expected| packet.body.starts_with(expected.as_bytes()));
         if !genuine {
@@ -282,6 +267,7 @@ impl Ppp {
                 now,
             );
         }
+        self.auth.keys = answer.proof.keys.clone();
         self.auth.resend = None;
         self.auth.deadline = None;
         self.auth.step = Step::Done;

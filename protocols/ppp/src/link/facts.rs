@@ -3,7 +3,7 @@
 use super::Ppp;
 use crate::cp::Cp;
 use crate::ipv6cp::link_local;
-use sluice_auth::Method;
+use crate::wire::AuthProtocol;
 use sluice_spi::Fact;
 
 impl Ppp {
@@ -29,7 +29,10 @@ impl Ppp {
             Fact::new("magic_peer", format!("{:#010x}", peer.magic)),
             Fact::new("pfc_sent", yes(self.header().pfc)),
             Fact::new("acfc_sent", yes(self.header().acfc)),
-            Fact::new("auth", ours.auth.or(peer.auth).map_or("none", Method::as_str)),
+            Fact::new(
+                "auth",
+                ours.auth.or(peer.auth).map_or("none", AuthProtocol::as_str),
+            ),
         ];
         if let Some(identification) = &self.peer_identification {
             facts.push(Fact::new("peer_identification", identification.to_string()));

@@ -17,11 +17,11 @@ use crate::header::{PppHeader, protocol};
 use crate::lcp::Lcp;
 use crate::limit::Limits;
 use crate::output::{Env, Output};
+use crate::wire::AuthProtocol;
 use auth::Auth;
 use bytes::BytesMut;
 use control::Echo;
 use network::Network;
-use sluice_auth::Method;
 use sluice_spi::{Direction, Ended, Entropy, TerminateCause};
 use std::sync::Arc;
 use std::time::Instant;
@@ -155,8 +155,8 @@ impl Ppp {
         match number {
             protocol::LCP => self.handle_lcp(information, now),
             protocol::PAP | protocol::CHAP => match self.auth_method() {
-                Some(Method::Pap) if number == protocol::PAP => self.handle_pap(information, now),
-                Some(method @ (Method::Chap | Method::MsChapV2)) if number == protocol::CHAP => {
+                Some(AuthProtocol::Pap) if number == protocol::PAP => self.handle_pap(information, now),
+                Some(method @ (AuthProtocol::Chap | AuthProtocol::MsChapV2)) if number == protocol::CHAP => {
                     self.handle_chap(information, method, now);
                 }
                 _ => self.reject_protocol(number, information, now),

@@ -13,8 +13,9 @@ use crate::ipv6cp::Ipv6cp;
 use crate::lcp::LcpValues;
 use crate::neighbour::{INITIAL_ADVERTISEMENTS, Schedule};
 use crate::output::Env;
+use crate::wire::AuthProtocol;
 use bytes::{BufMut, BytesMut};
-use sluice_auth::{Grants, Identity, Ipv6Prefix, Method};
+use sluice_auth::{Grants, Identity, Ipv6Prefix};
 use sluice_spi::Entropy;
 use sluice_spi::checkpoint::CheckpointError;
 use sluice_spi::wire::{Reader, put_string16};
@@ -262,16 +263,16 @@ fn values(reader: &mut Reader<'_>) -> Result<LcpValues> {
     })
 }
 
-fn method_number(method: Method) -> u8 {
+fn method_number(method: AuthProtocol) -> u8 {
     match method {
-        Method::Pap => 1,
-        Method::Chap => 2,
-        Method::MsChapV2 => 3,
+        AuthProtocol::Pap => 1,
+        AuthProtocol::Chap => 2,
+        AuthProtocol::MsChapV2 => 3,
     }
 }
 
-fn method_of(number: u8, is_set: bool) -> Result<Option<Method>> {
-    let found = Method::ALL
+fn method_of(number: u8, is_set: bool) -> Result<Option<AuthProtocol>> {
+    let found = AuthProtocol::ALL
         .into_iter()
         .find(|&method| method_number(method) == number);
     match (is_set, number) {

@@ -2,7 +2,7 @@
 
 use super::{Malformed, Packet};
 use sluice_auth::chap::{MSCHAP_CHALLENGE, NT_RESPONSE};
-use sluice_auth::{Method, MsChapExchange, RejectReason};
+use sluice_auth::{MsChapExchange, RejectReason};
 use sluice_spi::wire::Reader;
 use std::fmt::Write;
 
@@ -30,24 +30,6 @@ const NO_PERMISSION: u16 = 649;
 const WRONG: u16 = 691;
 /// ERROR_CHANGING_PASSWORD (RFC 2759, 6).
 pub const CHANGE_REFUSED: u16 = 709;
-
-/// The algorithm that an Authentication-Protocol option names for a method; `None`: it is none of CHAP.
-pub fn algorithm(method: Method) -> Option<u8> {
-    match method {
-        Method::Pap => None,
-        Method::Chap => Some(MD5),
-        Method::MsChapV2 => Some(MSCHAP_V2),
-    }
-}
-
-/// The method of an algorithm. That of MS-CHAP version 1 is none: it is never spoken.
-pub fn method(algorithm: u8) -> Option<Method> {
-    match algorithm {
-        MD5 => Some(Method::Chap),
-        MSCHAP_V2 => Some(Method::MsChapV2),
-        _ => None,
-    }
-}
 
 /// The body of a Challenge or Response.
 #[derive(Clone, Copy, PartialEq, Eq)]

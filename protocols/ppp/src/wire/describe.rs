@@ -178,8 +178,8 @@ fn describe_lcp_option(text: &mut String, option: RawOption<'_>) {
         LcpOption::Mru(mru) => put(text, format_args!("mru {mru}")),
         LcpOption::Accm(accm) => put(text, format_args!("accm {accm:#010x}")),
         LcpOption::Auth(AuthOffer::Pap) => text.push_str("auth pap"),
-        LcpOption::Auth(offer @ AuthOffer::Chap(algorithm)) => match offer.method() {
-            Some(method) => put(text, format_args!("auth {}", method.as_str())),
+        LcpOption::Auth(offer @ AuthOffer::Chap(algorithm)) => match offer.spoken() {
+            Some(spoken) => put(text, format_args!("auth {}", spoken.as_str())),
             None => put(text, format_args!("auth chap {algorithm:#04x}")),
         },
         LcpOption::Auth(AuthOffer::Eap) => text.push_str("auth eap"),

@@ -1,11 +1,13 @@
 //! Decoding and encoding of PPP control packets.
 
+mod auth_protocol;
 pub mod chap;
 mod describe;
 mod option;
 mod options;
 pub mod pap;
 
+pub use auth_protocol::AuthProtocol;
 pub use describe::describe;
 pub use option::{OptionWalk, RawOption, put_option};
 pub use options::{AuthOffer, IpcpOption, Ipv6cpOption, LcpOption};

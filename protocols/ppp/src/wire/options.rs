@@ -1,8 +1,8 @@
 //! Options of LCP, IPCP and IPV6CP as values.
 
+use super::AuthProtocol;
 use super::{RawOption, put_option};
 use crate::header::protocol;
-use sluice_auth::Method;
 use std::net::Ipv4Addr;
 
 /// What an Authentication-Protocol option asks for.
@@ -19,19 +19,19 @@ pub enum AuthOffer {
 }
 
 impl AuthOffer {
-    /// The method that is meant, where it is one that is spoken here.
-    pub fn method(self) -> Option<Method> {
+    /// What is meant, where it is spoken here.
+    pub fn spoken(self) -> Option<AuthProtocol> {
         match self {
-            AuthOffer::Pap => Some(Method::Pap),
-            AuthOffer::Chap(algorithm) => super::chap::method(algorithm),
+            AuthOffer::Pap => Some(AuthProtocol::Pap),
+            AuthOffer::Chap(algorithm) => AuthProtocol::of_algorithm(algorithm),
             AuthOffer::Eap | AuthOffer::Other(_) => None,
         }
     }
 }
 
-impl From<Method> for AuthOffer {
-    fn from(method: Method) -> Self {
-        super::chap::algorithm(method).map_or(AuthOffer::Pap, AuthOffer::Chap)
+impl From<AuthProtocol> for AuthOffer {
+    fn from(protocol: AuthProtocol) -> Self {
+        protocol.algorithm().map_or(AuthOffer::Pap, AuthOffer::Chap)
     }
 }
 

@@ -1,7 +1,8 @@
 //! CHAP packets read and written.
 
 use crate::harness::hex;
-use sluice_auth::{Method, MsChapExchange, RejectReason};
+use sluice_auth::{MsChapExchange, RejectReason};
+use sluice_ppp::AuthProtocol;
 use sluice_ppp::wire::Packet;
 use sluice_ppp::wire::chap::*;
 
@@ -58,8 +59,11 @@ fn failures_tell_guessers_nothing() {
 
 #[test]
 fn version_1_is_no_method() {
-    assert_eq!(method(0x80), None);
-    for known in [Method::Chap, Method::MsChapV2] {
-        assert_eq!(algorithm(known).and_then(method), Some(known));
+    assert_eq!(AuthProtocol::of_algorithm(0x80), None);
+    for known in [AuthProtocol::Chap, AuthProtocol::MsChapV2] {
+        assert_eq!(
+            known.algorithm().and_then(AuthProtocol::of_algorithm),
+            Some(known)
+        );
     }
 }

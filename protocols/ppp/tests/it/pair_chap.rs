@@ -3,9 +3,9 @@
 use crate::harness::{Impairment, Pair, carrier, grants, login};
 use sluice_auth::chap::{authenticator_response, chap_response, nt_hash, nt_hash_hash, nt_response};
 use sluice_auth::{
-    AuthRequest, Coverage, Credentials, Method, MsChapProof, Proof, RejectReason, Secret, Verdict, Verifiable,
+    AuthRequest, Coverage, Credentials, Method, Proof, RejectReason, Secret, SessionKeys, Verdict, Verifiable,
 };
-use sluice_ppp::PppConfig;
+use sluice_ppp::{AuthProtocol, PppConfig};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -34,20 +34,24 @@ pub(crate) fn judge(request: &AuthRequest, password: &str) -> Verdict {
             let hash = nt_hash(&password).unwrap();
             let wanted = nt_response(&hash, &exchange.peer_challenge, &exchange.challenge, name);
             (wanted == exchange.nt_response).then(|| {
-                let nt_hash_hash = nt_hash_hash(&hash);
+                let hash_hash = nt_hash_hash(&hash);
                 let answer = authenticator_response(
-                    &nt_hash_hash,
+                    &hash_hash,
                     &exchange.nt_response,
                     &exchange.peer_challenge,
                     &exchange.challenge,
                     name,
                 );
-                Proof::of_mschap(MsChapProof {
-                    authenticator_response: answer,
-                    nt_hash_hash,
-                })
+                Proof {
+                    authenticator_response: Some(answer),
+                    keys: Some(Box::new(SessionKeys::of_mschap(
+                        &hash_hash,
+                        &exchange.nt_response,
+                    ))),
+                }
             })
         }
+        Credentials::Gssapi { .. } => None,
     };
     match proof {
         Some(proof) => Verdict::Accept {
@@ -58,7 +62,7 @@ pub(crate) fn judge(request: &AuthRequest, password: &str) -> Verdict {
     }
 }
 
-fn pair(seed: u64, method: Method, config: PppConfig) -> Pair {
+fn pair(seed: u64, method: AuthProtocol, config: PppConfig) -> Pair {
     let client = PppConfig {
         auth_methods: vec![method],
         ..PppConfig::default()
@@ -76,7 +80,7 @@ fn count(pair: &Pair, words: &str) -> usize {
 
 #[test]
 fn each_method_lets_the_right_password_in() {
-    for method in Method::ALL {
+    for method in AuthProtocol::ALL {
         let mut pair = pair(1, method, PppConfig::default());
         pair.start();
         assert!(pair.run(SECOND, Pair::both_up), "{method:?}\n{}", pair.tail());
@@ -90,12 +94,15 @@ fn each_method_lets_the_right_password_in() {
             );
         }
         assert!(!pair.trace.iter().any(|line| line.contains(PASSWORD)));
+        let [server, client] = [0, 1].map(|end: usize| pair.links[end].session_keys().cloned());
+        assert_eq!(server.is_some(), method == AuthProtocol::MsChapV2);
+        assert_eq!(server, client.map(SessionKeys::of_peer));
     }
 }
 
 #[test]
 fn a_wrong_password_is_refused_by_each_method() {
-    for method in Method::ALL {
+    for method in AuthProtocol::ALL {
         let mut pair = pair(2, method, PppConfig::default());
         pair.password = Some("another");
         pair.start();
@@ -112,14 +119,14 @@ fn a_wrong_password_is_refused_by_each_method() {
 
 #[test]
 fn a_server_that_does_not_know_the_password_is_not_believed() {
-    let mut pair = pair(3, Method::MsChapV2, PppConfig::default());
+    let mut pair = pair(3, AuthProtocol::MsChapV2, PppConfig::default());
     pair.password = None;
     pair.verdict = Verdict::Accept {
         grants: Box::new(grants()),
-        proof: Proof::of_mschap(MsChapProof {
-            authenticator_response: format!("S={}", "00".repeat(20)),
-            nt_hash_hash: Secret::new([0; 16]),
-        }),
+        proof: Proof {
+            authenticator_response: Some(format!("S={}", "00".repeat(20))),
+            keys: None,
+        },
     };
     pair.start();
     assert!(pair.run(10 * SECOND, Pair::both_down), "{}", pair.tail());
@@ -129,7 +136,7 @@ fn a_server_that_does_not_know_the_password_is_not_believed() {
 
 #[test]
 fn peers_are_challenged_again_and_never_by_the_same_challenge() {
-    for method in [Method::Chap, Method::MsChapV2] {
+    for method in [AuthProtocol::Chap, AuthProtocol::MsChapV2] {
         let config = PppConfig {
             chap_rechallenge: true,
             ..PppConfig::default()
@@ -160,7 +167,7 @@ fn who_passes_no_judgement_again_stays() {
             chap_rechallenge: true,
             ..PppConfig::default()
         };
-        let mut pair = pair(5, Method::Chap, config);
+        let mut pair = pair(5, AuthProtocol::Chap, config);
         pair.start();
         assert!(pair.run(SECOND, Pair::both_up), "{}", pair.tail());
         pair.password = None;
@@ -173,7 +180,7 @@ fn who_passes_no_judgement_again_stays() {
 
 #[test]
 fn an_impaired_path_loses_nobody() {
-    for method in [Method::Chap, Method::MsChapV2] {
+    for method in [AuthProtocol::Chap, AuthProtocol::MsChapV2] {
         for seed in 0..60 {
             let mut pair = pair(100 + seed, method, PppConfig::default());
             pair.impairment = Impairment {
@@ -196,7 +203,7 @@ fn a_restart_forgets_no_challenge_to_come() {
         chap_rechallenge: true,
         ..PppConfig::default()
     };
-    let mut pair = pair(6, Method::MsChapV2, config);
+    let mut pair = pair(6, AuthProtocol::MsChapV2, config);
     pair.start();
     assert!(pair.run(SECOND, Pair::both_up), "{}", pair.tail());
     pair.run(100 * SECOND, |_| false);

@@ -4,7 +4,7 @@ use super::super::tests::{Counted, Failed, FakePlane, OnePassword};
 use super::super::{Answer, Ask, Authority, Connection, Listener, Parts, Ticket};
 use super::*;
 use sluice_auth::gss::Negotiation;
-use sluice_auth::{AuthRequest, Identity, Profile, RejectReason};
+use sluice_auth::{AuthRequest, Identity, Profile, RejectReason, Verifiable};
 use sluice_core::{Engine, EngineConfig, MemoryJournal, Origin};
 use sluice_spi::{ChannelRef, PeerAddr, ShardId, TerminateCause, config};
 use sluice_testkit::Seeded;
@@ -30,8 +30,8 @@ struct Keeps {
 }
 
 impl Authority for Keeps {
-    fn verifiable(&self) -> sluice_auth::Verifiable {
-        sluice_auth::Verifiable::default()
+    fn verifiable(&self) -> Verifiable {
+        Verifiable::default()
     }
 
     fn try_cached(&self, _: &AuthRequest, _: Now) -> Option<Result<Profile, RejectReason>> {
