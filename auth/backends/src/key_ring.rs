@@ -31,6 +31,9 @@ const MAX_KEY_FILE: u64 = 64 << 10;
 const MAX_SEALED: usize = 4096;
 /// Mode of a key file that is made: nobody writes it by accident.
 const MODE: u32 = 0o400;
+/// Modes that a key file must not have. A group may read it: what systemd hands to a service is readable by its owner,
+/// root, and by the service, for which the group's bits stand.
+const EXPOSED: u32 = 0o037;
 
 /// What a new key file begins with.
 const HEADING: &str = "\
@@ -59,8 +62,8 @@ pub enum KeyRingError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// Others than the owner can read or write the file.
-    #[error("the key file {} can be read or written by others than its owner: set its mode to 400", .0.display())]
+    /// Others than the owner and its group can read the file, or others than the owner can write it.
+    #[error("the key file {} can be read by everybody or written by others than its owner: set its mode to 400", .0.display())]
     Exposed(PathBuf),
     /// The kernel gave no random bytes, or the secret is too long to be sealed.
     #[error("the password cannot be sealed")]
@@ -180,7 +183,7 @@ impl KeyRing {
             Err(source) => return Err(self.failed(source)),
         };
         let metadata = std::fs::metadata(&self.path).map_err(|source| self.failed(source))?;
-        if metadata.permissions().mode() & 0o077 != 0 {
+        if metadata.permissions().mode() & EXPOSED != 0 {
             return Err(KeyRingError::Exposed(self.path.clone()));
         }
         self.keys.store(Arc::new(self.parse(&text)?));

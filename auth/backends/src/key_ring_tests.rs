@@ -88,8 +88,13 @@ fn files_that_cannot_be_trusted_are_refused_without_showing_them() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     let key = Base64Unpadded::encode_string(&[7; 32]);
-    write(&format!("a {key}\n"), 0o640);
-    assert!(matches!(KeyRing::open(&path), Err(KeyRingError::Exposed(_))));
+    for mode in [0o644, 0o660, 0o604] {
+        write(&format!("a {key}\n"), mode);
+        assert!(matches!(KeyRing::open(&path), Err(KeyRingError::Exposed(_))));
+    }
+    // As systemd hands a credential to a service.
+    write(&format!("a {key}\n"), 0o440);
+    assert!(KeyRing::open(&path).is_ok());
     for text in [
         "a",
         "a c2VjcmV0",

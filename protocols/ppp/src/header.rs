@@ -78,12 +78,16 @@ impl PppHeader {
         self.pfc && protocol < 0x100
     }
 
-    /// Overwrites the password in a packet from the wire, where it holds one.
+    /// Overwrites the password in a packet from the wire, or what it could be guessed by, where it holds one.
     pub fn conceal(packet: &mut [u8]) {
-        if let Some((protocol::PAP, information)) = Self::open(packet)
-            && let Some(information) = packet.get_mut(information)
-        {
-            crate::wire::pap::conceal(information);
+        let Some((number, information)) = Self::open(packet) else {
+            return;
+        };
+        let information = packet.get_mut(information).unwrap_or_default();
+        match number {
+            protocol::PAP => crate::wire::pap::conceal(information),
+            protocol::CHAP => crate::wire::chap::conceal(information),
+            _ => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Each function panics where the code under test is wrong, and returns for whatever a peer may send.
 
+mod chap;
 mod l2tp;
 mod link;
 mod ppp;
@@ -10,6 +11,7 @@ mod socks;
 mod socks_gssapi;
 mod tunnel;
 
+pub use chap::ppp_chap;
 pub use l2tp::{l2tp_avps, l2tp_header, l2tp_hidden, l2tp_message};
 pub use link::{ppp_pap, ppp_program};
 pub use ppp::{ppp_frame, ppp_link, ppp_options};
@@ -68,6 +70,11 @@ pub const TARGETS: &[Target] = &[
         name: "ppp_pap",
         run: ppp_pap,
         seeds: link::pap_packets,
+    },
+    Target {
+        name: "ppp_chap",
+        run: ppp_chap,
+        seeds: chap::packets,
     },
     Target {
         name: "ppp_program",

@@ -85,6 +85,24 @@ mod tests {
     }
 
     #[test]
+    fn r39_the_answer_to_a_challenge_is_not_shown() {
+        let chap = b"\x00\x02\x00\x01\x00\x02\xc2\x23\x02\x07\x00\x11\x07hunter2alice";
+        assert_eq!(concealed(chap), with_stars(chap));
+        let change = b"\x00\x02\x00\x01\x00\x02\xc2\x23\x07\x07\x00\x0bhunter2";
+        assert_eq!(concealed(change), with_stars(change));
+        for length in 0..chap.len() {
+            let shown = concealed(&chap[..length]);
+            assert!(shown.len() == length && !shown.windows(2).any(|window| window == b"hu"));
+        }
+        // A challenge and an answer's answer are no secrets.
+        for code in [1, 3, 4] {
+            let mut other = chap.to_vec();
+            other[8] = code;
+            assert_eq!(concealed(&other), other);
+        }
+    }
+
+    #[test]
     fn r39_a_passed_on_password_is_not_shown() {
         let avp = |flags: u16, kind: u16, value: &[u8]| {
             let bits = flags | u16::try_from(6 + value.len()).unwrap();

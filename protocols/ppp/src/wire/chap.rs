@@ -1,5 +1,6 @@
 //! CHAP packets (RFC 1994, 4) and what MS-CHAPv2 puts into them (RFC 2759, 3 to 7).
 
+use super::pap::CONCEALED;
 use super::{Malformed, Packet};
 use sluice_auth::chap::{MSCHAP_CHALLENGE, NT_RESPONSE};
 use sluice_auth::{MsChapExchange, RejectReason};
@@ -67,6 +68,24 @@ impl<'a> Valued<'a> {
             body: &body,
         }
         .encode(out);
+    }
+}
+
+/// Overwrites the answer in the information field of a CHAP packet, by which the password can be guessed, and all of a
+/// Change-Password. What is cut short is overwritten as far as it is there.
+pub fn conceal(information: &mut [u8]) {
+    let Some((&mut [code, ..], body)) = information.split_first_chunk_mut::<4>() else {
+        return;
+    };
+    match (code, body.split_first_mut()) {
+        (RESPONSE, Some((&mut length, rest))) => {
+            let present = rest.len().min(usize::from(length));
+            if let Some(value) = rest.get_mut(..present) {
+                value.fill(CONCEALED);
+            }
+        }
+        (CHANGE_PASSWORD, _) => body.fill(CONCEALED),
+        _ => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! Seeded randomness, virtual time, a scripted peer, and two links on an impaired path.
 
+use crate::pair_chap::judge;
 use bytes::BytesMut;
 use sluice_auth::{AuthRequest, Grants, Verdict};
 use sluice_ppp::wire::{Packet, describe};
@@ -148,17 +149,24 @@ pub(crate) struct Script {
     pub(crate) requests: BTreeMap<u16, (u8, Vec<u8>)>,
     /// Given to requests for a verdict, where there is one.
     pub(crate) verdict: Option<Verdict>,
+    /// The password that proofs are checked against, in place of `verdict`.
+    pub(crate) password: Option<&'static str>,
 }
 
 impl Script {
     pub(crate) fn new(role: Role, config: PppConfig) -> Self {
+        Self::on(role, config, carrier())
+    }
+
+    pub(crate) fn on(role: Role, config: PppConfig, carrier: Carrier) -> Self {
         Self {
-            link: Ppp::new(Arc::new(config), role, carrier(), Box::new(Seeded(7))),
+            link: Ppp::new(Arc::new(config), role, carrier, Box::new(Seeded(7))),
             now: Instant::now(),
             said: Said::default(),
             frames: Vec::new(),
             requests: BTreeMap::new(),
             verdict: Some(Verdict::accept(Box::new(grants()))),
+            password: None,
         }
     }
 
@@ -195,8 +203,11 @@ impl Script {
             while let Some(event) = self.link.poll_event() {
                 idle = false;
                 self.said.note(&event);
-                if let (PppEvent::AuthRequested(_), Some(verdict)) = (&event, self.verdict.clone()) {
-                    self.link.auth_verdict(verdict, self.now);
+                if let PppEvent::AuthRequested(request) = &event {
+                    let judged = self.password.map(|password| judge(request, password));
+                    if let Some(verdict) = judged.or_else(|| self.verdict.clone()) {
+                        self.link.auth_verdict(verdict, self.now);
+                    }
                 }
             }
             if idle {

@@ -12,5 +12,6 @@ mod pair_chap;
 mod restart;
 mod script;
 mod script_auth;
+mod script_chap;
 mod script_network;
 mod vectors;

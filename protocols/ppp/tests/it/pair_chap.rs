@@ -12,7 +12,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 const PASSWORD: &str = "hunter2";
 
-fn verifiable() -> Verifiable {
+pub(crate) fn verifiable() -> Verifiable {
     Method::ALL
         .into_iter()
         .fold(Verifiable::none(), |all, method| all.with(method, Coverage::All))

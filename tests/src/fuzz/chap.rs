@@ -1,0 +1,203 @@
+//! Targets for CHAP: its packets, and the Authenticate phase of a link fed with them.
+
+use bytes::BytesMut;
+use sluice_auth::{Coverage, Method, Proof, RejectReason, Secret, Verdict, Verifiable};
+use sluice_ppp::wire::{LcpOption, Packet, chap, describe};
+use sluice_ppp::{AuthProtocol, Carrier, Login, Ppp, PppConfig, PppEvent, PppHeader, Role, protocol};
+use sluice_testkit::Seeded;
+use sluice_testkit::policy::grants;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Most frames that one frame may cause.
+const MAX_BURST: usize = 20;
+
+/// CHAP packets: what is read is read again from what is written of it, no description depends on an answer, and what
+/// is concealed is.
+pub fn ppp_chap(data: &[u8]) {
+    packet(data);
+    link(data);
+}
+
+fn packet(data: &[u8]) {
+    let Ok(packet) = Packet::decode(data) else {
+        return;
+    };
+    let _ = (chap::failure_code(packet.body), describe(protocol::CHAP, data));
+    let Ok(valued) = chap::Valued::decode(packet.body) else {
+        return;
+    };
+    let mut out = Vec::new();
+    valued.encode(chap::RESPONSE, packet.id, &mut out);
+    let again = Packet::decode(&out).expect("what was written");
+    assert!(chap::Valued::decode(again.body).ok() == Some(valued));
+    let mut other = Vec::new();
+    let value = vec![b'*'; valued.value.len()];
+    chap::Valued {
+        value: &value,
+        ..valued
+    }
+    .encode(chap::RESPONSE, packet.id, &mut other);
+    assert_eq!(describe(protocol::CHAP, &out), describe(protocol::CHAP, &other));
+    chap::conceal(&mut out);
+    assert_eq!(out, other);
+    if let Ok(exchange) = chap::decode_mschap(valued.value, [7; 16]) {
+        let value = chap::encode_mschap(&exchange);
+        assert!(chap::decode_mschap(&value, [7; 16]).ok() == Some(exchange));
+    }
+}
+
+/// A link in its Authenticate phase. The first octet says which end it is, by which method, and how its questions are
+/// answered; then come CHAP packets, each after an octet with its length. A length of zero lets time pass.
+fn link(data: &[u8]) {
+    let Some((&first, mut rest)) = data.split_first() else {
+        return;
+    };
+    let mut now = Instant::now();
+    let mut link = opened(first, now);
+    let accepts = first & 4 == 0;
+    while let Some((&length, after)) = rest.split_first() {
+        if length == 0 {
+            rest = after;
+            now += Duration::from_secs(4);
+        } else {
+            let (packet, after) = after.split_at(usize::from(length).min(after.len()));
+            rest = after;
+            let frame = [&protocol::CHAP.to_be_bytes()[..], packet].concat();
+            link.handle_frame(&frame, now);
+        }
+        link.handle_timeout(now);
+        drain(&mut link, accepts, now);
+        assert!(link.poll_timeout().is_none_or(|at| at > now));
+    }
+}
+
+/// A link whose LCP is open: both ends have said and acknowledged the least.
+fn opened(first: u8, now: Instant) -> Ppp {
+    let method = match first & 2 {
+        0 => AuthProtocol::Chap,
+        _ => AuthProtocol::MsChapV2,
+    };
+    let login = Login {
+        name: "alice".to_owned(),
+        password: Secret::new("secret"),
+    };
+    let is_server = first & 1 == 0;
+    let role = match is_server {
+        true => Role::Server,
+        false => Role::Client { login: Some(login) },
+    };
+    let all = Method::ALL.into_iter();
+    let carrier = Carrier {
+        protocol: "fuzz",
+        peer: None,
+        calling: None,
+        called: None,
+        mtu: 1400,
+        verifiable: all.fold(Verifiable::none(), |all, method| all.with(method, Coverage::All)),
+    };
+    let config = PppConfig {
+        auth_methods: vec![method],
+        chap_rechallenge: true,
+        ..PppConfig::default()
+    };
+    let mut link = Ppp::new(Arc::new(config), role, carrier, Box::new(Seeded::new(1)));
+    link.set_trace(true);
+    link.start(None, now);
+    let mut request = BytesMut::new();
+    assert!(link.poll_frame(&mut request));
+    // Their request with another code is its acknowledgement.
+    request[2] = 2;
+    link.handle_frame(&request, now);
+    let mut options = Vec::new();
+    if !is_server {
+        LcpOption::Auth(method.into()).encode(&mut options);
+    }
+    let mut frame = protocol::LCP.to_be_bytes().to_vec();
+    let (code, id, body) = (1, 1, &options[..]);
+    Packet { code, id, body }.encode(&mut frame);
+    link.handle_frame(&frame, now);
+    drain(&mut link, true, now);
+    link
+}
+
+fn drain(link: &mut Ppp, accepts: bool, now: Instant) {
+    let mut frames = 0;
+    loop {
+        let mut out = BytesMut::new();
+        while link.poll_frame(&mut out) {
+            frames += 1;
+            assert!(frames <= MAX_BURST);
+            let (number, range) = PppHeader::open(&out).expect("a frame has a protocol");
+            let information = out.get(range).unwrap_or_default();
+            assert!(number == protocol::IPV6 || Packet::decode(information).is_ok());
+            out.clear();
+        }
+        match link.poll_event() {
+            Some(PppEvent::AuthRequested(_)) if accepts => {
+                let proof = Proof {
+                    authenticator_response: Some(format!("S={}", "0".repeat(40))),
+                    keys: None,
+                };
+                let grants = Box::new(grants(7));
+                link.auth_verdict(Verdict::Accept { grants, proof }, now);
+            }
+            Some(PppEvent::AuthRequested(_)) => {
+                link.auth_verdict(Verdict::Reject(RejectReason::BadCredentials), now);
+            }
+            Some(_) => {}
+            None => return,
+        }
+    }
+}
+
+/// Packets alone, and conversations of both ends by both methods.
+pub(super) fn packets() -> Vec<Vec<u8>> {
+    let valued = |code: u8, id: u8, length: usize| {
+        let mut packet = Vec::new();
+        let value = vec![3; length];
+        chap::Valued {
+            value: &value,
+            name: b"alice",
+        }
+        .encode(code, id, &mut packet);
+        packet
+    };
+    let told = |code: u8, id: u8, body: &[u8]| {
+        let mut packet = Vec::new();
+        Packet { code, id, body }.encode(&mut packet);
+        packet
+    };
+    let failure = chap::failure_message(691, [7; 16], "no");
+    let alone = [
+        valued(chap::CHALLENGE, 1, 16),
+        valued(chap::RESPONSE, 1, 16),
+        valued(chap::RESPONSE, 1, 49),
+        told(chap::SUCCESS, 1, b"S=0011 M=Welcome"),
+        told(chap::FAILURE, 1, failure.as_bytes()),
+    ];
+    let conversations = (0..8).map(|first: u8| {
+        let mut data = vec![first];
+        for packet in &alone {
+            data.push(u8::try_from(packet.len()).expect("short packets"));
+            data.extend_from_slice(packet);
+            data.push(0);
+        }
+        data
+    });
+    alone.iter().cloned().chain(conversations).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversations_begin_in_the_authenticate_phase() {
+        for first in 0..8 {
+            let link = opened(first, Instant::now());
+            let state = link.facts().into_iter().find(|fact| fact.name == "lcp_state");
+            assert!(state.is_some_and(|fact| fact.value == "Opened"), "{first}");
+        }
+    }
+}
