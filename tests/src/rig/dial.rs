@@ -16,6 +16,8 @@ pub struct Xl2tpd {
     pub secret: Option<String>,
     /// Whether the client challenges the gateway too.
     pub challenge: bool,
+    /// Methods by which the client does not prove who it is, by pppd's names.
+    pub refuses: Vec<&'static str>,
     /// More lines for pppd's options.
     pub ppp: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl Xl2tpd {
             password: password.to_owned(),
             secret: None,
             challenge: false,
+            refuses: vec!["chap", "mschap", "mschap-v2", "eap"],
             ppp: Vec::new(),
         }
     }
@@ -59,10 +62,6 @@ impl Xl2tpd {
             "noproxyarp",
             "usepeerdns",
             "maxfail 1",
-            "refuse-chap",
-            "refuse-mschap",
-            "refuse-mschap-v2",
-            "refuse-eap",
             "+ipv6",
         ];
         let mut text = options.join("\n");
@@ -70,6 +69,9 @@ impl Xl2tpd {
             "\nuser \"{}\"\npassword \"{}\"\n",
             self.user, self.password
         ));
+        for method in &self.refuses {
+            text.push_str(&format!("refuse-{method}\n"));
+        }
         for line in &self.ppp {
             text.push_str(&format!("{line}\n"));
         }

@@ -131,10 +131,15 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
+    /// The packets of a capture that match one of tshark's filters.
+    pub(crate) fn found(&self, capture: usize, filter: &str) -> Vec<String> {
+        Capture::filter(&self.files[capture], filter)
+    }
+
     /// The packets of a capture that match one of tshark's filters; there must be some.
     #[track_caller]
     pub(crate) fn must(&self, capture: usize, filter: &str) -> Vec<String> {
-        let found = Capture::filter(&self.files[capture], filter);
+        let found = self.found(capture, filter);
         assert!(!found.is_empty(), "no packet matches {filter}");
         found
     }

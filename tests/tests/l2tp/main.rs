@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod case;
+mod chap;
 mod connect;
 mod networks;
 mod operate;

@@ -1,0 +1,112 @@
+//! CHAP and MS-CHAPv2 with pppd, and what users' credentials allow.
+
+use crate::case::{Case, PASSWORD, POOL, config, dial, ping};
+use sluice_tests::rig::{Guest, Xl2tpd};
+
+/// New passwords are kept for all methods.
+const VERIFIERS: &str = "\n[users]\nverifiers = [\"argon2id\", \"chap\", \"nt\"]\n";
+
+/// Alice dials, and proves who she is by one method only, by pppd's name for it.
+fn only(method: &'static str) -> Xl2tpd {
+    let all = ["pap", "chap", "mschap", "mschap-v2", "eap"];
+    Xl2tpd {
+        refuses: all.into_iter().filter(|other| *other != method).collect(),
+        ..dial("alice")
+    }
+}
+
+/// What the one session says of how its user came in.
+#[track_caller]
+fn came_in_by(case: &Case) -> String {
+    let session = case.gateway.wait_session();
+    let shown = case
+        .gateway
+        .json(&["sessions", "show", session["id"].as_str().unwrap()]);
+    shown["facts"]["auth"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{shown}"))
+        .to_owned()
+}
+
+/// A user dials with a wrong password, and pppd says so.
+#[track_caller]
+fn refused(guest: &mut Guest, dial: &Xl2tpd) {
+    dial.start(guest);
+    Xl2tpd::wait_hung_up(guest, 20);
+    let log = guest.read("pppd.log");
+    assert!(log.contains("CHAP authentication failed"), "{log}");
+    assert_eq!(guest.must("wc -l </run/ip-up").trim(), "0");
+    Xl2tpd::stop(guest);
+}
+
+#[test]
+fn clients_prove_themselves_by_the_method_they_know() {
+    let Some(mut case) = Case::start(&config("", &format!("{POOL}{VERIFIERS}"))) else {
+        return;
+    };
+    let mut guest = case.guest(50);
+    for (method, name) in [("mschap-v2", "mschapv2"), ("chap", "chap"), ("pap", "pap")] {
+        let link = only(method).connect(&mut guest);
+        ping(&mut guest, &link.remote.to_string());
+        assert_eq!(came_in_by(&case), name);
+        let session = case.gateway.wait_session();
+        Xl2tpd::stop(&mut guest);
+        case.gateway.wait_ended(&session);
+    }
+    for method in ["mschap-v2", "chap"] {
+        let wrong = Xl2tpd {
+            password: "wrong battery".to_owned(),
+            ..only(method)
+        };
+        refused(&mut guest, &wrong);
+    }
+    // MS-CHAP version 1 alone: there is nothing in common.
+    only("mschap").start(&mut guest);
+    Xl2tpd::wait_hung_up(&mut guest, 20);
+    assert_eq!(guest.must("wc -l </run/ip-up").trim(), "0");
+    Xl2tpd::stop(&mut guest);
+
+    let users = std::fs::read_to_string(case.gateway.directory().join("state/users.toml")).unwrap();
+    assert!(users.contains("enc:v1:") && !users.contains(PASSWORD));
+    let log = case.gateway.log();
+    for password in ["wrong battery", PASSWORD] {
+        assert!(!log.contains(password), "a password is in the log");
+    }
+    let recorded = case.end();
+    // The first that the gateway asks for is the strongest that everybody can be checked by.
+    let first = recorded.must(0, "lcp.opt.auth_protocol && ppp.code == 1 && ip.src == 10.99.0.1");
+    assert!(!first.is_empty());
+    recorded.must(0, "chap.code == 3 && ip.src == 10.99.0.1");
+    recorded.must(0, "chap.code == 4 && ip.src == 10.99.0.1");
+}
+
+#[test]
+fn what_users_have_decides_what_is_offered_and_policy_what_is_allowed() {
+    let only_mschap = "[listener.l2tp.ppp]\nauth_methods = [\"mschapv2\"]";
+    // Nobody has a verifier: MS-CHAPv2 is asked for all the same, since nothing else is allowed, and fails.
+    let Some(mut case) = Case::start(&config(only_mschap, POOL)) else {
+        return;
+    };
+    let mut guest = case.guest(50);
+    let any = Xl2tpd {
+        refuses: Vec::new(),
+        ..dial("alice")
+    };
+    refused(&mut guest, &any);
+    let recorded = case.end();
+    assert!(
+        recorded.found(0, "pap").is_empty(),
+        "a password went over the wire"
+    );
+
+    // Users that are kept for Argon2id alone are asked for PAP, whatever else the client speaks.
+    let Some(mut case) = Case::start(&config("", POOL)) else {
+        return;
+    };
+    let mut guest = case.guest(51);
+    let link = any.connect(&mut guest);
+    ping(&mut guest, &link.remote.to_string());
+    assert_eq!(came_in_by(&case), "pap");
+    Xl2tpd::stop(&mut guest);
+    case.end().must(0, "pap.code == 2");
+}
