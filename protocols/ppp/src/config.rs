@@ -1,6 +1,7 @@
 //! Configuration of PPP links.
 
 use crate::wire::AuthProtocol;
+use crate::wire::eap::EapMethod;
 use sluice_spi::config::Section;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub struct PppConfig {
     pub auth_attempts: u8,
     /// Methods that may be agreed on, the preferred one first.
     pub auth_methods: Vec<AuthProtocol>,
+    /// Methods of EAP that may be agreed on, the preferred one first.
+    pub eap_methods: Vec<EapMethod>,
     /// What we call ourselves in challenges.
     pub auth_name: String,
     /// Whether a peer that came in by CHAP has to prove itself again from time to time.
@@ -87,6 +90,7 @@ impl Default for PppConfig {
             auth_timeout: Duration::from_secs(30),
             auth_attempts: 1,
             auth_methods: AuthProtocol::ALL.to_vec(),
+            eap_methods: EapMethod::ALL.to_vec(),
             auth_name: "sluice".to_owned(),
             chap_rechallenge: false,
             network_timeout: Duration::from_secs(30),
@@ -114,7 +118,8 @@ impl PppConfig {
     /// | `max_failure` | 5 | 1 to 20 |
     /// | `auth_timeout` | 30s | 1s to 10m |
     /// | `auth_attempts` | 1 | 1 to 10 |
-    /// | `auth_methods` | `mschapv2`, `chap`, `pap` | those in the order of preference |
+    /// | `auth_methods` | `mschapv2`, `chap`, `pap`, `eap` | those in the order of preference |
+    /// | `eap_methods` | `mschapv2`, `md5` | those in the order of preference |
     /// | `auth_name` | `sluice` | 1 to 128 octets |
     /// | `chap_rechallenge` | false | |
     /// | `network_timeout` | 30s | 1s to 10m |
@@ -160,7 +165,8 @@ impl PppConfig {
             max_failure: small("max_failure", default.max_failure, 20),
             auth_timeout: section.duration("auth_timeout", default.auth_timeout, seconds(1)..=seconds(600)),
             auth_attempts: small("auth_attempts", default.auth_attempts, 10),
-            auth_methods: auth_methods(section, default.auth_methods),
+            auth_methods: ordered(section, "auth_methods", AuthProtocol::ALL, AuthProtocol::as_str),
+            eap_methods: ordered(section, "eap_methods", EapMethod::ALL, EapMethod::as_str),
             auth_name: auth_name(section, default.auth_name),
             chap_rechallenge: section.boolean("chap_rechallenge", default.chap_rechallenge),
             network_timeout: section.duration(
@@ -184,26 +190,29 @@ impl PppConfig {
     }
 }
 
-/// Reads the methods in the order in which they are offered, each once.
-fn auth_methods(section: &Section<'_>, default: Vec<AuthProtocol>) -> Vec<AuthProtocol> {
-    if !section.has("auth_methods") {
-        return default;
+/// Reads methods in the order in which they are offered, each once.
+fn ordered<const N: usize, M: Copy + PartialEq>(
+    section: &Section<'_>,
+    key: &str,
+    all: [M; N],
+    name: impl Fn(M) -> &'static str,
+) -> Vec<M> {
+    if !section.has(key) {
+        return all.to_vec();
     }
-    let names: Vec<String> = section.list("auth_methods", "\"mschapv2\", \"chap\" or \"pap\"");
+    let known: Vec<String> = all.iter().map(|&method| format!("{:?}", name(method))).collect();
+    let names: Vec<String> = section.list(key, &known.join(" or "));
     let mut methods = Vec::new();
-    for name in &names {
-        match AuthProtocol::ALL
-            .into_iter()
-            .find(|method| method.as_str() == name)
-        {
+    for text in &names {
+        match all.into_iter().find(|&method| name(method) == text) {
             Some(method) if !methods.contains(&method) => methods.push(method),
-            Some(_) => section.report("auth_methods", format!("has {name:?} twice")),
-            None => section.report("auth_methods", format!("{name:?} is not spoken here")),
+            Some(_) => section.report(key, format!("has {text:?} twice")),
+            None => section.report(key, format!("{text:?} is not spoken here")),
         }
     }
     if methods.is_empty() {
-        section.report("auth_methods", "must have one at least");
-        return default;
+        section.report(key, "must have one at least");
+        return all.to_vec();
     }
     methods
 }

@@ -87,6 +87,7 @@ impl PppHeader {
         match number {
             protocol::PAP => crate::wire::pap::conceal(information),
             protocol::CHAP => crate::wire::chap::conceal(information),
+            protocol::EAP => crate::wire::eap::conceal(information),
             _ => {}
         }
     }

@@ -184,7 +184,7 @@ fn methods(config: &PppConfig, verifiable: Option<Verifiable>) -> Box<[AuthProto
     };
     let of = |wanted: Coverage| {
         let methods = config.auth_methods.iter().copied();
-        methods.filter(move |&method| verifiable.coverage(method.method()) == wanted)
+        methods.filter(move |&method| method.coverage(verifiable, &config.eap_methods) == wanted)
     };
     let found: Box<[AuthProtocol]> = of(Coverage::All).chain(of(Coverage::Some)).collect();
     if found.is_empty() {

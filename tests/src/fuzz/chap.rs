@@ -1,8 +1,8 @@
-//! Targets for CHAP: its packets, and the Authenticate phase of a link fed with them.
+//! Targets for CHAP and EAP: their packets, and the Authenticate phase of a link fed with them.
 
 use bytes::BytesMut;
 use sluice_auth::{Coverage, Method, Proof, RejectReason, Secret, Verdict, Verifiable};
-use sluice_ppp::wire::{LcpOption, Packet, chap, describe};
+use sluice_ppp::wire::{LcpOption, Packet, chap, describe, eap};
 use sluice_ppp::{AuthProtocol, Carrier, Login, Ppp, PppConfig, PppEvent, PppHeader, Role, protocol};
 use sluice_testkit::Seeded;
 use sluice_testkit::policy::grants;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Most frames that one frame may cause.
 const MAX_BURST: usize = 20;
 
-/// CHAP packets: what is read is read again from what is written of it, no description depends on an answer, and what
+/// CHAP and EAP packets: what is read is read again from what is written of it, no description depends on an answer, and what
 /// is concealed is.
 pub fn ppp_chap(data: &[u8]) {
     packet(data);
@@ -24,6 +24,8 @@ fn packet(data: &[u8]) {
         return;
     };
     let _ = (chap::failure_code(packet.body), describe(protocol::CHAP, data));
+    describe(protocol::EAP, data);
+    eap_packet(packet);
     let Ok(valued) = chap::Valued::decode(packet.body) else {
         return;
     };
@@ -47,8 +49,25 @@ fn packet(data: &[u8]) {
     }
 }
 
+fn eap_packet(packet: Packet<'_>) {
+    let Ok(typed) = eap::Typed::decode(packet.body) else {
+        return;
+    };
+    let mut out = typed.encode(packet.code, packet.id);
+    assert_eq!(Packet::decode(&out), Ok(packet));
+    if let Ok(inner) = eap::MsChap::decode(typed.data)
+        && typed.data.len() > 1
+    {
+        let data = inner.encode();
+        assert!(eap::MsChap::decode(&data).ok() == Some(inner));
+    }
+    let length = out.len();
+    eap::conceal(&mut out);
+    assert_eq!(out.len(), length);
+}
+
 /// A link in its Authenticate phase. The first octet says which end it is, by which method, and how its questions are
-/// answered; then come CHAP packets, each after an octet with its length. A length of zero lets time pass.
+/// answered; then come CHAP or EAP packets, each after an octet with its length. A length of zero lets time pass.
 fn link(data: &[u8]) {
     let Some((&first, mut rest)) = data.split_first() else {
         return;
@@ -63,7 +82,12 @@ fn link(data: &[u8]) {
         } else {
             let (packet, after) = after.split_at(usize::from(length).min(after.len()));
             rest = after;
-            let frame = [&protocol::CHAP.to_be_bytes()[..], packet].concat();
+            let number = if first & 8 == 0 {
+                protocol::CHAP
+            } else {
+                protocol::EAP
+            };
+            let frame = [&number.to_be_bytes()[..], packet].concat();
             link.handle_frame(&frame, now);
         }
         link.handle_timeout(now);
@@ -74,8 +98,9 @@ fn link(data: &[u8]) {
 
 /// A link whose LCP is open: both ends have said and acknowledged the least.
 fn opened(first: u8, now: Instant) -> Ppp {
-    let method = match first & 2 {
-        0 => AuthProtocol::Chap,
+    let method = match (first & 8, first & 2) {
+        (8, _) => AuthProtocol::Eap,
+        (_, 0) => AuthProtocol::Chap,
         _ => AuthProtocol::MsChapV2,
     };
     let login = Login {
@@ -151,6 +176,16 @@ fn drain(link: &mut Ppp, accepts: bool, now: Instant) {
     }
 }
 
+fn conversation(first: u8, packets: &[Vec<u8>]) -> Vec<u8> {
+    let mut data = vec![first];
+    for packet in packets {
+        data.push(u8::try_from(packet.len()).expect("short packets"));
+        data.extend_from_slice(packet);
+        data.push(0);
+    }
+    data
+}
+
 /// Packets alone, and conversations of both ends by both methods.
 pub(super) fn packets() -> Vec<Vec<u8>> {
     let valued = |code: u8, id: u8, length: usize| {
@@ -176,16 +211,34 @@ pub(super) fn packets() -> Vec<Vec<u8>> {
         told(chap::SUCCESS, 1, b"S=0011 M=Welcome"),
         told(chap::FAILURE, 1, failure.as_bytes()),
     ];
-    let conversations = (0..8).map(|first: u8| {
-        let mut data = vec![first];
-        for packet in &alone {
-            data.push(u8::try_from(packet.len()).expect("short packets"));
-            data.extend_from_slice(packet);
-            data.push(0);
-        }
-        data
-    });
-    alone.iter().cloned().chain(conversations).collect()
+    let typed = |code: u8, id: u8, kind: u8, data: &[u8]| eap::Typed { kind, data }.encode(code, id);
+    let mschap = |op: u8, body: &[u8]| eap::MsChap { op, id: 2, body }.encode();
+    let spoken = [
+        typed(eap::RESPONSE, 1, eap::IDENTITY, b"alice"),
+        typed(eap::RESPONSE, 2, eap::NAK, &[eap::MD5]),
+        typed(
+            eap::RESPONSE,
+            2,
+            eap::MSCHAP_V2,
+            &mschap(2, &eap::valued(&[7; 49], b"alice")),
+        ),
+        typed(eap::RESPONSE, 3, eap::MSCHAP_V2, &[3]),
+        typed(eap::RESPONSE, 3, eap::MD5, &eap::valued(&[7; 16], b"alice")),
+        typed(eap::REQUEST, 5, eap::IDENTITY, b""),
+        typed(eap::REQUEST, 6, eap::MD5, &eap::valued(&[7; 16], b"gw")),
+        typed(
+            eap::REQUEST,
+            7,
+            eap::MSCHAP_V2,
+            &mschap(1, &eap::valued(&[7; 16], b"gw")),
+        ),
+        typed(eap::REQUEST, 8, eap::MSCHAP_V2, &mschap(3, b"S=00")),
+        told(eap::SUCCESS, 6, b""),
+    ];
+    let by_eap = [8, 9, 12].map(|first| conversation(first, &spoken));
+    let by_chap = (0..8).map(|first| conversation(first, &alone));
+    let alone = alone.iter().chain(&spoken).cloned();
+    alone.chain(by_chap.collect::<Vec<_>>()).chain(by_eap).collect()
 }
 
 #[cfg(test)]
@@ -194,7 +247,7 @@ mod tests {
 
     #[test]
     fn conversations_begin_in_the_authenticate_phase() {
-        for first in 0..8 {
+        for first in 0..16 {
             let link = opened(first, Instant::now());
             let state = link.facts().into_iter().find(|fact| fact.name == "lcp_state");
             assert!(state.is_some_and(|fact| fact.value == "Opened"), "{first}");

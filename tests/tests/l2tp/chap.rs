@@ -1,4 +1,4 @@
-//! CHAP and MS-CHAPv2 with pppd, and what users' credentials allow.
+//! CHAP, MS-CHAPv2 and EAP with pppd, and what users' credentials allow.
 
 use crate::case::{Case, PASSWORD, POOL, config, dial, ping};
 use sluice_tests::rig::{Guest, Xl2tpd};
@@ -78,6 +78,36 @@ fn clients_prove_themselves_by_the_method_they_know() {
     assert!(!first.is_empty());
     recorded.must(0, "chap.code == 3 && ip.src == 10.99.0.1");
     recorded.must(0, "chap.code == 4 && ip.src == 10.99.0.1");
+}
+
+#[test]
+fn clients_prove_themselves_by_eap() {
+    let methods = "[listener.l2tp.ppp]\nauth_methods = [\"eap\"]\neap_methods = [\"md5\"]";
+    for (chosen, packets) in [("", "eap.type == 26"), (methods, "eap.type == 4")] {
+        let Some(mut case) = Case::start(&config(chosen, &format!("{POOL}{VERIFIERS}"))) else {
+            return;
+        };
+        let mut guest = case.guest(50);
+        let link = only("eap").connect(&mut guest);
+        ping(&mut guest, &link.remote.to_string());
+        assert_eq!(came_in_by(&case), "eap");
+        let session = case.gateway.wait_session();
+        Xl2tpd::stop(&mut guest);
+        case.gateway.wait_ended(&session);
+        let wrong = Xl2tpd {
+            password: "wrong battery".to_owned(),
+            ..only("eap")
+        };
+        wrong.start(&mut guest);
+        Xl2tpd::wait_hung_up(&mut guest, 20);
+        let log = guest.read("pppd.log");
+        assert!(log.contains("EAP: peer reports authentication failure"), "{log}");
+        Xl2tpd::stop(&mut guest);
+        let recorded = case.end();
+        recorded.must(0, packets);
+        recorded.must(0, "eap.code == 3 && ip.src == 10.99.0.1");
+        recorded.must(0, "eap.code == 4 && ip.src == 10.99.0.1");
+    }
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! The Authenticate phase: PAP (RFC 1334) from either side.
 
 use super::chap::Chap;
+use super::eap::Eap;
 use super::{Phase, Ppp};
 use crate::api::PppEvent;
 use crate::drops;
 use crate::header::protocol;
-use crate::wire::{AuthProtocol, Packet, chap, pap};
+use crate::wire::{AuthProtocol, Packet, chap, eap, pap};
 use sluice_auth::chap::CHAP_RESPONSE;
 use sluice_auth::{
-    AuthRequest, Credentials, Identity, MsChapExchange, Proof, RejectReason, Secret, SessionKeys, Verdict,
+    AuthRequest, Credentials, Grants, Identity, MsChapExchange, Proof, RejectReason, Secret, SessionKeys,
+    Verdict,
 };
 use sluice_spi::wire::display_text;
 use sluice_spi::{Ended, Severity, TerminateCause};
@@ -56,7 +58,7 @@ impl Given {
                 challenge: challenge.to_vec(),
                 response: Box::new(value.try_into().ok()?),
             }),
-            AuthProtocol::Pap => None,
+            AuthProtocol::Pap | AuthProtocol::Eap => None,
         }
     }
 
@@ -102,6 +104,8 @@ pub(super) struct Auth {
     pub(super) keys: Option<Box<SessionKeys>>,
     /// What CHAP keeps.
     pub(super) chap: Option<Box<Chap>>,
+    /// What EAP keeps.
+    pub(super) eap: Option<Box<Eap>>,
 }
 
 impl Auth {
@@ -157,7 +161,8 @@ impl Ppp {
             (AuthProtocol::Pap, true) => {}
             (AuthProtocol::Pap, false) => self.send_login(now),
             (AuthProtocol::Chap | AuthProtocol::MsChapV2, true) => self.send_challenge(now),
-            (AuthProtocol::Chap | AuthProtocol::MsChapV2, false) => {}
+            (AuthProtocol::Eap, true) => self.begin_eap(now),
+            (AuthProtocol::Chap | AuthProtocol::MsChapV2 | AuthProtocol::Eap, false) => {}
         }
     }
 
@@ -262,36 +267,60 @@ impl Ppp {
             return;
         }
         match verdict {
-            Verdict::Accept { grants, proof } => {
-                if !self.tell_accepted(&proof, now) {
-                    return self.refuse(RejectReason::Unavailable, now);
-                }
-                self.auth.step = Step::Done;
-                self.auth.deadline = None;
-                self.auth.identity = self.auth.claimed.take();
-                self.auth.keys = proof.keys;
-                // One that proves itself again keeps what it has.
-                if self.network.is_none() {
-                    self.enter_network(Some(grants), now);
-                }
-            }
+            Verdict::Accept { grants, proof } => match self.tell_accepted(grants, proof, now) {
+                Ok(Some((grants, proof))) => self.passed(grants, proof, now),
+                Ok(None) => {}
+                Err(()) => self.refuse(RejectReason::Unavailable, now),
+            },
             Verdict::Reject(reason) => self.refuse(reason, now),
         }
     }
 
-    /// Tells the peer that it is in; false: the backend gave nothing that it could be told.
-    fn tell_accepted(&mut self, proof: &Proof, now: Instant) -> bool {
+    /// The peer is in.
+    pub(super) fn passed(&mut self, grants: Box<Grants>, proof: Proof, now: Instant) {
+        self.auth.step = Step::Done;
+        self.auth.deadline = None;
+        self.auth.resend = None;
+        self.auth.identity = self.auth.claimed.take();
+        self.auth.keys = proof.keys;
+        // One that proves itself again keeps what it has.
+        if self.network.is_none() {
+            self.enter_network(Some(grants), now);
+        }
+    }
+
+    /// As the client: we are in.
+    pub(super) fn let_in(&mut self, now: Instant) {
+        self.auth.resend = None;
+        self.auth.deadline = None;
+        self.auth.step = Step::Done;
+        if self.network.is_none() {
+            self.enter_network(None, now);
+        }
+    }
+
+    /// Tells the peer that it is in. Gives back what it gets now; nothing where it has to confirm first. `Err`: the backend
+    /// gave nothing that it could be told.
+    fn tell_accepted(
+        &mut self,
+        grants: Box<Grants>,
+        proof: Proof,
+        now: Instant,
+    ) -> Result<Option<(Box<Grants>, Proof)>, ()> {
         match self.auth_method() {
+            Some(AuthProtocol::Eap) => return self.accept_eap(grants, proof, now),
             Some(method @ (AuthProtocol::Chap | AuthProtocol::MsChapV2)) => {
-                self.tell_success(method, proof, now)
+                if !self.tell_success(method, &proof, now) {
+                    return Err(());
+                }
             }
             Some(AuthProtocol::Pap) | None => {
                 if self.auth.answers {
                     self.answer_login(pap::ACK, self.auth.id, "");
                 }
-                true
             }
         }
+        Ok(Some((grants, proof)))
     }
 
     /// What the latest authentication left for encryption of the link: nothing by most methods.
@@ -300,7 +329,7 @@ impl Ppp {
     }
 
     /// The peer is refused: it may try again if it has tries left, else the link ends (RFC 1334, 2.2.2).
-    fn refuse(&mut self, reason: RejectReason, now: Instant) {
+    pub(super) fn refuse(&mut self, reason: RejectReason, now: Instant) {
         let is_pap = matches!(self.auth_method(), Some(AuthProtocol::Pap) | None);
         let passing = matches!(reason, RejectReason::Unavailable | RejectReason::Throttled);
         if self.network.is_some() && passing {
@@ -317,6 +346,11 @@ impl Ppp {
         let judged = reason != RejectReason::Unavailable;
         if self.auth.answers && judged {
             match self.auth_method() {
+                Some(AuthProtocol::Eap) if self.explain_refusal(reason, REFUSED, now) => return,
+                Some(AuthProtocol::Eap) => {
+                    self.out
+                        .send_packet(protocol::EAP, eap::FAILURE, self.auth.id, &[])
+                }
                 Some(method @ (AuthProtocol::Chap | AuthProtocol::MsChapV2)) => {
                     self.tell_failure(method, reason, REFUSED)
                 }
@@ -373,12 +407,11 @@ impl Ppp {
         if self.auth.step != Step::Waiting || !is_ours {
             return self.out.dropped(drops::STALE);
         }
+        if packet.code == pap::ACK {
+            return self.let_in(now);
+        }
         self.auth.resend = None;
         self.auth.deadline = None;
-        if packet.code == pap::ACK {
-            self.auth.step = Step::Done;
-            return self.enter_network(None, now);
-        }
         let text = format!(
             "the peer refused our login: \"{}\"",
             display_text(pap::message(packet.body))
@@ -390,6 +423,7 @@ impl Ppp {
         if self.auth.resend.is_some_and(|at| at <= now) {
             self.auth.resend = None;
             match (self.server, self.auth_method()) {
+                (_, Some(AuthProtocol::Eap)) => self.repeat_eap(now),
                 (true, _) => self.repeat_challenge(now),
                 (false, Some(AuthProtocol::Pap) | None) if self.auth.tries < self.config.max_configure => {
                     self.send_login(now);

@@ -152,7 +152,7 @@ impl Ppp {
             .send_packet(protocol::CHAP, chap::FAILURE, self.auth.id, message.as_bytes());
     }
 
-    fn mschap_failure(&mut self, error: u16, words: &str) -> String {
+    pub(super) fn mschap_failure(&mut self, error: u16, words: &str) -> String {
         let mut unused = [0; MSCHAP_CHALLENGE];
         self.entropy.fill(&mut unused);
         chap::failure_message(error, unused, words)
@@ -194,33 +194,8 @@ impl Ppp {
     }
 
     fn answer_to(&mut self, id: u8, challenge: &[u8], method: AuthProtocol) -> Option<Answer> {
-        let login = self.login.as_deref()?;
-        let name = login.name.as_bytes();
-        let (value, proof) = if method == AuthProtocol::MsChapV2 {
-            let challenge = <[u8; MSCHAP_CHALLENGE]>::try_from(challenge).ok()?;
-            let mut peer_challenge = [0; MSCHAP_CHALLENGE];
-            self.entropy.fill(&mut peer_challenge);
-            let hash = nt_hash(&login.password)?;
-            let exchange = MsChapExchange {
-                challenge,
-                peer_challenge,
-                nt_response: nt_response(&hash, &peer_challenge, &challenge, name),
-            };
-            let hash_hash = nt_hash_hash(&hash);
-            let response = &exchange.nt_response;
-            let expected = authenticator_response(&hash_hash, response, &peer_challenge, &challenge, name);
-            let keys = SessionKeys::of_mschap(&hash_hash, response).of_peer();
-            let proof = Proof {
-                authenticator_response: Some(expected),
-                keys: Some(Box::new(keys)),
-            };
-            (chap::encode_mschap(&exchange), proof)
-        } else {
-            (
-                chap_response(id, &login.password, challenge).to_vec(),
-                Proof::default(),
-            )
-        };
+        let (value, proof) = self.answer_value(id, challenge, method)?;
+        let name = self.login.as_deref()?.name.as_bytes();
         let mut packet = Vec::new();
         chap::Valued { value: &value, name }.encode(chap::RESPONSE, id, &mut packet);
         Some(Answer {
@@ -229,6 +204,39 @@ impl Ppp {
             packet,
             proof,
         })
+    }
+
+    /// The value of our answer to a challenge, and what an authenticator answers that knows the password too.
+    pub(super) fn answer_value(
+        &mut self,
+        id: u8,
+        challenge: &[u8],
+        method: AuthProtocol,
+    ) -> Option<(Vec<u8>, Proof)> {
+        let login = self.login.as_deref()?;
+        if method != AuthProtocol::MsChapV2 {
+            let value = chap_response(id, &login.password, challenge).to_vec();
+            return Some((value, Proof::default()));
+        }
+        let name = login.name.as_bytes();
+        let challenge = <[u8; MSCHAP_CHALLENGE]>::try_from(challenge).ok()?;
+        let mut peer_challenge = [0; MSCHAP_CHALLENGE];
+        self.entropy.fill(&mut peer_challenge);
+        let hash = nt_hash(&login.password)?;
+        let exchange = MsChapExchange {
+            challenge,
+            peer_challenge,
+            nt_response: nt_response(&hash, &peer_challenge, &challenge, name),
+        };
+        let hash_hash = nt_hash_hash(&hash);
+        let response = &exchange.nt_response;
+        let expected = authenticator_response(&hash_hash, response, &peer_challenge, &challenge, name);
+        let keys = SessionKeys::of_mschap(&hash_hash, response).of_peer();
+        let proof = Proof {
+            authenticator_response: Some(expected),
+            keys: Some(Box::new(keys)),
+        };
+        Some((chap::encode_mschap(&exchange), proof))
     }
 
     /// The authenticator says nothing: its Success may be lost, and it answers our repeated answer alike.
@@ -261,18 +269,18 @@ impl Ppp {
             .as_ref()
             .is_none_or(|expected| packet.body.starts_with(expected.as_bytes()));
         if !genuine {
-            let text = "the peer does not know our password";
-            return self.end(
-                Ended::new(TerminateCause::UserError, "peer_not_genuine", text),
-                now,
-            );
+            return self.not_genuine(now);
         }
         self.auth.keys = answer.proof.keys.clone();
-        self.auth.resend = None;
-        self.auth.deadline = None;
-        self.auth.step = Step::Done;
-        if self.network.is_none() {
-            self.enter_network(None, now);
-        }
+        self.let_in(now);
+    }
+
+    /// The authenticator does not know our password.
+    pub(super) fn not_genuine(&mut self, now: Instant) {
+        let text = "the peer does not know our password";
+        self.end(
+            Ended::new(TerminateCause::UserError, "peer_not_genuine", text),
+            now,
+        );
     }
 }

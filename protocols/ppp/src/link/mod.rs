@@ -3,6 +3,7 @@
 mod auth;
 mod chap;
 mod control;
+mod eap;
 mod facts;
 mod network;
 mod proxy;
@@ -161,6 +162,10 @@ impl Ppp {
                 }
                 _ => self.reject_protocol(number, information, now),
             },
+            protocol::EAP => match self.auth_method() {
+                Some(AuthProtocol::Eap) => self.handle_eap(information, now),
+                _ => self.reject_protocol(number, information, now),
+            },
             protocol::IPCP | protocol::IPV6CP => self.handle_ncp(number, information, now),
             protocol::IPV6 => self.handle_ipv6(information, now),
             protocol::IPV4 => self.out.dropped(drops::USER_DATA),
@@ -180,7 +185,7 @@ impl Ppp {
             // already, and on a path that reorders its next protocol may come first.
             Phase::Establish
                 if self.lcp.state() == State::AckSent
-                    && (is_ncp || matches!(number, protocol::PAP | protocol::CHAP)) =>
+                    && (is_ncp || matches!(number, protocol::PAP | protocol::CHAP | protocol::EAP)) =>
             {
                 Admission::Later
             }

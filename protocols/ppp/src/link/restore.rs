@@ -268,6 +268,7 @@ fn method_number(method: AuthProtocol) -> u8 {
         AuthProtocol::Pap => 1,
         AuthProtocol::Chap => 2,
         AuthProtocol::MsChapV2 => 3,
+        AuthProtocol::Eap => 4,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Frames in words, for an operator's trace. No secret is ever shown.
 
-use super::{IpcpOption, Ipv6cpOption, LcpOption, OptionWalk, Packet, RawOption, chap, code, pap};
+use super::eap::EapMethod;
+use super::{IpcpOption, Ipv6cpOption, LcpOption, OptionWalk, Packet, RawOption, chap, code, eap, pap};
 use crate::header::protocol;
 use crate::wire::AuthOffer;
 use sluice_spi::wire::display_text;
@@ -22,7 +23,8 @@ pub fn describe(protocol: u16, information: &[u8]) -> String {
         | protocol::IPV6CP
         | protocol::CCP
         | protocol::PAP
-        | protocol::CHAP => match Packet::decode(information) {
+        | protocol::CHAP
+        | protocol::EAP => match Packet::decode(information) {
             Ok(packet) => describe_packet(&mut text, protocol, packet),
             Err(_) => put(
                 &mut text,
@@ -46,6 +48,9 @@ fn describe_packet(text: &mut String, protocol: u16, packet: Packet<'_>) {
     }
     if protocol == protocol::CHAP {
         return describe_chap(text, packet);
+    }
+    if protocol == protocol::EAP {
+        return describe_eap(text, packet);
     }
     let name =
         code_name(packet.code).filter(|_| protocol == protocol::LCP || packet.code <= code::CODE_REJECT);
@@ -132,6 +137,33 @@ fn describe_chap(text: &mut String, packet: Packet<'_>) {
         chap::SUCCESS if packet.body.starts_with(b"S=") => text.push_str(" S=<hidden>"),
         chap::SUCCESS | chap::FAILURE => put(text, format_args!(" \"{}\"", display_text(packet.body))),
         _ => {}
+    }
+}
+
+/// Of EAP only who says to be whom, and what is asked for.
+fn describe_eap(text: &mut String, packet: Packet<'_>) {
+    let name = match packet.code {
+        eap::REQUEST => "Request",
+        eap::RESPONSE => "Response",
+        eap::SUCCESS => "Success",
+        eap::FAILURE => "Failure",
+        other => return put(text, format_args!(" code {other} id={}", packet.id)),
+    };
+    put(text, format_args!(" {name} id={}", packet.id));
+    let (eap::REQUEST | eap::RESPONSE, Ok(typed)) = (packet.code, eap::Typed::decode(packet.body)) else {
+        return;
+    };
+    match typed.kind {
+        eap::IDENTITY => put(text, format_args!(" identity \"{}\"", display_text(typed.data))),
+        eap::NOTIFICATION => put(
+            text,
+            format_args!(" notification \"{}\"", display_text(typed.data)),
+        ),
+        eap::NAK => put(text, format_args!(" nak {}", hex(typed.data))),
+        kind => match EapMethod::ALL.into_iter().find(|method| method.kind() == kind) {
+            Some(method) => put(text, format_args!(" {}", method.as_str())),
+            None => put(text, format_args!(" type {kind}")),
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 mod auth_protocol;
 pub mod chap;
 mod describe;
+pub mod eap;
 mod option;
 mod options;
 pub mod pap;

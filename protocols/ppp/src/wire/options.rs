@@ -24,14 +24,19 @@ impl AuthOffer {
         match self {
             AuthOffer::Pap => Some(AuthProtocol::Pap),
             AuthOffer::Chap(algorithm) => AuthProtocol::of_algorithm(algorithm),
-            AuthOffer::Eap | AuthOffer::Other(_) => None,
+            AuthOffer::Eap => Some(AuthProtocol::Eap),
+            AuthOffer::Other(_) => None,
         }
     }
 }
 
 impl From<AuthProtocol> for AuthOffer {
     fn from(protocol: AuthProtocol) -> Self {
-        protocol.algorithm().map_or(AuthOffer::Pap, AuthOffer::Chap)
+        match (protocol, protocol.algorithm()) {
+            (_, Some(algorithm)) => AuthOffer::Chap(algorithm),
+            (AuthProtocol::Eap, None) => AuthOffer::Eap,
+            (_, None) => AuthOffer::Pap,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod harness;
 mod noise;
 mod pair;
 mod pair_chap;
+mod pair_eap;
 mod restart;
 mod script;
 mod script_auth;

@@ -241,11 +241,14 @@ fn what_everybody_can_prove_is_offered_before_what_some_can() {
         offers
     };
     let both = [Method::MsChapV2, Method::Pap];
-    assert_eq!(offered(&[], &both), ["mschapv2", "pap"]);
-    assert_eq!(offered(&[Method::MsChapV2], &[Method::Pap]), ["pap", "mschapv2"]);
+    assert_eq!(offered(&[], &both), ["mschapv2", "pap", "eap"]);
+    assert_eq!(
+        offered(&[Method::MsChapV2], &[Method::Pap]),
+        ["pap", "mschapv2", "eap"]
+    );
     assert_eq!(offered(&[], &[Method::Pap]), ["pap"]);
     assert_eq!(
         offered(&[Method::Chap, Method::MsChapV2], &[Method::Pap]),
-        ["pap", "mschapv2", "chap"]
+        ["pap", "mschapv2", "chap", "eap"]
     );
 }
