@@ -148,6 +148,7 @@ mod tests {
         name: "toy",
         title: "Toy",
         transport: Transport::Udp,
+        packets: None,
         default_port: 1,
         specifications: &[],
         resumption: Resumption::Checkpoint,

@@ -311,6 +311,7 @@ pub(crate) mod tests {
         name: "none",
         title: "None",
         transport: Transport::Udp,
+        packets: None,
         default_port: 1,
         specifications: &[],
         resumption: Resumption::Checkpoint,

@@ -27,6 +27,7 @@ static DESCRIPTOR: LazyLock<Descriptor> = LazyLock::new(|| Descriptor {
     name: NAME,
     title: "L2TPv2",
     transport: Transport::Udp,
+    packets: None,
     default_port: PORT,
     specifications: &["RFC 2661", "RFC 3145"],
     resumption: Resumption::Checkpoint,

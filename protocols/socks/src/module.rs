@@ -23,6 +23,7 @@ static DESCRIPTOR: Descriptor = Descriptor {
     name: NAME,
     title: "SOCKS",
     transport: Transport::Tcp,
+    packets: None,
     default_port: PORT,
     specifications: &["RFC 1928", "RFC 1929", "RFC 1961", "SOCKS4", "SOCKS4a"],
     resumption: Resumption::Connections,

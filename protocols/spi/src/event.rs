@@ -63,7 +63,7 @@ pub enum Input<'a> {
         cause: TerminateCause,
     },
     /// The state of an installed path's codec ([`crate::PathCodec::hot_state`]), given right before a checkpoint
-    /// so that it is part of it.
+    /// so that it is part of it, and when the path of a session that goes on was removed.
     PathState {
         /// The session of the path.
         session: LocalRef,
@@ -86,6 +86,14 @@ pub enum Input<'a> {
     PeerUnreachable,
     /// Bytes came in on a channel, in order, cut anywhere. The machine takes all of them.
     Stream {
+        /// The channel.
+        channel: ChannelRef,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// What was transmitted on a channel and has not left, given right before the last checkpoint so that it is part of
+    /// it.
+    Unsent {
         /// The channel.
         channel: ChannelRef,
         /// The bytes.

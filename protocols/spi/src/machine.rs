@@ -139,6 +139,9 @@ pub enum OpenError {
     /// The module does not open tunnels by itself.
     #[error("this protocol does not open tunnels by itself")]
     NotSupported,
+    /// No identifier is free.
+    #[error("no identifier is free")]
+    Full,
     /// The module has no machines for this transport.
     #[error("this protocol does not run over such a transport")]
     Transport,

@@ -30,6 +30,9 @@ pub struct Descriptor {
     pub title: &'static str,
     /// Transport it listens on.
     pub transport: Transport,
+    /// IP protocol whose packets carry the data of its sessions beside the transport, over IPv4; they come to its fronts
+    /// and paths from their own header on. `None`: there is none.
+    pub packets: Option<u8>,
     /// Port it listens on by default.
     pub default_port: u16,
     /// Documents it implements, such as `RFC 2661`.
@@ -99,6 +102,13 @@ pub trait Module: Send + Sync {
     /// hash alone is right.
     fn steering_program(&self, shards: Shards) -> Option<Vec<(u16, u8, u8, u32)>> {
         let _ = shards;
+        None
+    }
+
+    /// A classic BPF program for the raw socket of a shard ([`Descriptor::packets`]) that takes the packets of the shard
+    /// and no others, as (code, jt, jf, k). `None`: it has no such socket.
+    fn packet_filter(&self, shard: ShardId, shards: Shards) -> Option<Vec<(u16, u8, u8, u32)>> {
+        let _ = (shard, shards);
         None
     }
 

@@ -57,6 +57,18 @@ pub trait PathCodec: Send {
     /// Appends the wrapped payload to `out`; false: it may not be sent now, and nothing was appended.
     fn seal(&mut self, payload: Payload<'_>, out: &mut BytesMut) -> bool;
 
+    /// When a packet of the codec's own is due, such as an acknowledgement that nothing was sent with; `None`: none is.
+    /// Looked at after each packet that comes.
+    fn speaks_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Appends that packet once its time has come; false: nothing was appended.
+    fn speak(&mut self, now: Instant, out: &mut BytesMut) -> bool {
+        let _ = (now, out);
+        false
+    }
+
     /// Send with or without sequence numbers from now on ([`PathUpdate::Sequencing`]). Codecs whose packets
     /// always or never have them leave this as it is.
     fn set_sequencing(&mut self, on: bool) {

@@ -15,6 +15,7 @@ static ECHO: Descriptor = Descriptor {
     name: "echo",
     title: "Echo",
     transport: Transport::Udp,
+    packets: None,
     default_port: 7,
     specifications: &["RFC 862"],
     resumption: Resumption::Checkpoint,

@@ -235,6 +235,7 @@ static TOY: Descriptor = Descriptor {
     name: "toy",
     title: "Toy",
     transport: Transport::Udp,
+    packets: None,
     default_port: 4000,
     specifications: &[],
     resumption: Resumption::Checkpoint,

@@ -378,6 +378,7 @@ impl Machine for Tunnel {
             Input::PathActive { session } => self.path_active(session, now),
             Input::PeerUnreachable => self.unreachable(),
             Input::Stream { .. }
+            | Input::Unsent { .. }
             | Input::StreamEnded { .. }
             | Input::ChannelOpened { .. }
             | Input::ChannelListening { .. }

@@ -329,6 +329,7 @@ impl Machine for Connection {
             Input::Datagram { .. }
             | Input::PathFrame { .. }
             | Input::PathState { .. }
+            | Input::Unsent { .. }
             | Input::PathActive { .. }
             | Input::PeerUnreachable
             | Input::Originate { .. } => {

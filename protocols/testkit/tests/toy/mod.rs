@@ -19,6 +19,7 @@ const DESCRIPTOR: Descriptor = Descriptor {
     name: "toy",
     title: "Toy",
     transport: Transport::Udp,
+    packets: None,
     default_port: 1701,
     specifications: &[],
     resumption: Resumption::Checkpoint,
