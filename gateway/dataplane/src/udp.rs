@@ -1,11 +1,11 @@
-//! UDP sockets of a listener: one a shard, all on the same address.
+//! UDP sockets of a listener, and raw ones: one a shard, all on the same address.
 
 use crate::sys;
-use sluice_spi::{Module, Shards};
+use sluice_spi::{Module, ShardId, Shards};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Octets asked for the receive and the send buffer of each socket: a burst of 64 KiB trains from many peers, at
@@ -20,6 +20,8 @@ pub struct UdpSocket {
     gso: Cell<bool>,
     gro: bool,
     reported: Cell<bool>,
+    /// Packets begin with their IP header, and have no ports.
+    raw: bool,
 }
 
 impl UdpSocket {
@@ -41,6 +43,81 @@ impl UdpSocket {
             first.attach_steering(shards, module)?;
         }
         Ok(group)
+    }
+
+    /// Opens one raw socket for each shard, for the packets of an IPv4 protocol to an address. Each is given every
+    /// packet, and the module's filter leaves it those of its shard. Needs CAP_NET_RAW.
+    pub fn raw_group(
+        address: Ipv4Addr,
+        protocol: u8,
+        shards: Shards,
+        module: &dyn Module,
+    ) -> io::Result<Vec<UdpSocket>> {
+        let open = |shard| {
+            let kind = Type::RAW.cloexec().nonblocking();
+            let socket = Socket::new(Domain::IPV4, kind, Some(Protocol::from(i32::from(protocol))))?;
+            Self::filter(&socket, ShardId(shard), shards, module)?;
+            socket.bind(&SocketAddr::from((address, 0)).into())?;
+            Self::prepare_raw(socket)
+        };
+        (0..shards.count()).map(open).collect()
+    }
+
+    /// Goes on with the raw sockets of an earlier process; the number of shards may not have changed.
+    pub fn adopt_raw(
+        descriptors: Vec<OwnedFd>,
+        shards: Shards,
+        module: &dyn Module,
+    ) -> io::Result<Vec<UdpSocket>> {
+        let adopt = |(shard, descriptor)| {
+            let socket = Socket::from(descriptor);
+            if socket.r#type()? != Type::RAW {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a raw socket"));
+            }
+            socket.set_nonblocking(true)?;
+            Self::filter(&socket, ShardId(shard), shards, module)?;
+            Self::prepare_raw(socket)
+        };
+        (0..).zip(descriptors).map(adopt).collect()
+    }
+
+    fn filter(socket: &Socket, shard: ShardId, shards: Shards, module: &dyn Module) -> io::Result<()> {
+        match module.packet_filter(shard, shards) {
+            Some(program) => sys::udp::attach_filter(socket.as_fd(), &program),
+            None => Ok(()),
+        }
+    }
+
+    fn prepare_raw(socket: Socket) -> io::Result<UdpSocket> {
+        // The kernel names the protocol in place of a port.
+        let bound = SocketAddr::new(bound(&socket)?.ip(), 0);
+        let fd = socket.as_fd();
+        let set = |level, option, value| sys::udp::set_option(fd, level, option, value);
+        set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_WANT)?;
+        let wanted = libc::c_int::try_from(SOCKET_BUFFER).unwrap_or(libc::c_int::MAX);
+        if set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
+            socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+        }
+        if set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted).is_err() {
+            socket.set_send_buffer_size(SOCKET_BUFFER)?;
+        }
+        Ok(UdpSocket {
+            socket,
+            bound,
+            gso: Cell::new(false),
+            gro: false,
+            reported: Cell::new(false),
+            raw: true,
+        })
+    }
+
+    /// Octets before the payload of a packet from this socket: of raw sockets the IP header.
+    pub(crate) fn header_length(&self, packet: &[u8]) -> usize {
+        match packet.first() {
+            Some(first) if self.raw => usize::from(first & 0x0f) * 4,
+            _ => 0,
+        }
     }
 
     /// Binds one socket.
@@ -117,6 +194,7 @@ impl UdpSocket {
             gso: Cell::new(gso),
             gro,
             reported: Cell::new(false),
+            raw: false,
         })
     }
 

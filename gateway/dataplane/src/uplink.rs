@@ -4,11 +4,12 @@ use crate::drops::Dropped;
 use crate::mesh::Cargo;
 use crate::mss;
 use crate::packet::Ip;
+use crate::send::DATA_BACKLOG;
 use crate::slow::{Kind, Slow};
 use crate::sys::udp::{self, RECV_BATCH, Received};
 use crate::user_path::{Progress, SocketId, UserPath};
 use bytes::BytesMut;
-use sluice_spi::{Demux, Direction, Opened, PeerAddr, Released, SlowFrame};
+use sluice_spi::{Demux, Direction, Opened, PathCodec, PeerAddr, Released, SlowFrame};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
@@ -113,6 +114,13 @@ impl UserPath {
                 self.drops.one(Dropped::Truncated);
                 continue;
             };
+            let bytes = self.arena.bytes().get(range.clone()).unwrap_or_default();
+            let header = self
+                .sockets
+                .get(index)
+                .and_then(Option::as_ref)
+                .map_or(0, |listening| listening.socket.header_length(bytes));
+            let range = range.start + header.min(range.len())..range.end;
             if range.is_empty() {
                 self.drops.one(Dropped::Empty);
             }
@@ -225,7 +233,7 @@ impl UserPath {
         let holds = self
             .paths
             .at(slot)
-            .is_some_and(|path| path.holds || path.codec.held_until().is_some());
+            .is_some_and(|path| path.holds || until(&*path.codec).is_some());
         if holds {
             self.release(slot, now);
         }
@@ -259,8 +267,17 @@ impl UserPath {
         let Some(path) = self.paths.at(slot) else {
             return;
         };
+        if path.codec.speaks_at().is_some_and(|at| at <= now)
+            && let Some(listening) = self.sockets.get_mut(path.socket).and_then(Option::as_mut)
+            && listening.data.len() < DATA_BACKLOG
+        {
+            let start = listening.data.len();
+            if path.codec.speak(now, listening.data.buffer()) {
+                listening.data.commit(start, path.peer);
+            }
+        }
         // Where nothing is held any more, it stays in the list until that is looked through.
-        if let Some(until) = path.codec.held_until() {
+        if let Some(until) = until(&*path.codec) {
             self.held.note(slot, path.holds, until);
             path.holds = true;
         }
@@ -406,6 +423,11 @@ impl UserPath {
             self.slow.push(Kind::Report, item);
         }
     }
+}
+
+/// When a path's codec wants to be looked at: packets wait for others, or it has something to say itself.
+fn until(codec: &dyn PathCodec) -> Option<Instant> {
+    codec.held_until().into_iter().chain(codec.speaks_at()).min()
 }
 
 /// Whose a received train is. An IPv6 link-local address of ours goes with its interface.

@@ -4,11 +4,12 @@
 //! Adding a protocol is one more line in [`MODULES`].
 
 use sluice_l2tp::L2tp;
+use sluice_pptp::Pptp;
 use sluice_socks::Socks;
 use sluice_spi::{Claim, Demux, Module};
 
 /// All protocol modules, in the order in which they are asked about a packet.
-pub static MODULES: &[&dyn Module] = &[&L2tp, &Socks];
+pub static MODULES: &[&dyn Module] = &[&L2tp, &Pptp, &Socks];
 
 /// The module with a name, as configuration gives it.
 pub fn module(name: &str) -> Option<&'static dyn Module> {

@@ -204,6 +204,9 @@ fn read_one(
     let mut taken = Vec::new();
     for address in addresses {
         let address = address.with_port(descriptor.default_port);
+        if descriptor.packets.is_some() && address.is_ipv6() {
+            section.report("addresses", format!("{address}: {protocol} runs over IPv4 only"));
+        }
         if bound.insert((transport, address)) {
             taken.push(address);
         } else {

@@ -129,6 +129,19 @@ impl Outbox {
         self.asks.borrow_mut().shrink_to_fit();
     }
 
+    /// Takes what was to be sent on a channel and was not.
+    pub(super) fn take_unsent(&self, channel: ChannelRef) -> Vec<u8> {
+        let mut unsent = Vec::new();
+        self.asks.borrow_mut().retain(|ask| match ask {
+            Ask::Send(of, bytes) if *of == channel => {
+                unsent.extend_from_slice(bytes);
+                false
+            }
+            _ => true,
+        });
+        unsent
+    }
+
     /// The next thing wanted, if there is one now.
     pub fn pop(&self) -> Option<Ask> {
         self.asks.borrow_mut().pop_front()
@@ -152,16 +165,27 @@ pub struct Connection {
 impl<P: Plane> Driver<P> {
     /// A peer connected to a listener of streams, and its first bytes are of the listener's protocol.
     pub fn connected(&mut self, listener: usize, peer: PeerAddr, now: Now) -> Result<Connection, OpenError> {
-        let key = MachineKey(self.next_connection);
+        let counted = MachineKey(self.next_connection);
         self.next_connection = self.next_connection.wrapping_add(1);
-        let entry = self.listeners.get(listener).ok_or(OpenError::Transport)?;
+        let entry = self.listeners.get_mut(listener).ok_or(OpenError::Transport)?;
+        // The front of a protocol of tunnels names them, as it has to find them.
+        let key = match &mut entry.front {
+            Some(front) => front.mint(now.instant).ok_or(OpenError::Full)?,
+            None => counted,
+        };
         let open = Open::Accepted { key, peer };
-        let machine = entry
+        let mut machine = entry
             .factory
             .machine(open, self.shard, self.entropy.fork(), now.instant)?;
-        let origin = entry.origin.clone();
+        let (origin, of_tunnels) = (entry.origin.clone(), entry.front.is_some());
+        if of_tunnels && self.engine.tunnel_opening(&origin, peer, now).is_err() {
+            machine.close(TerminateCause::ServiceUnavailable, now.instant);
+        }
         let outbox = Rc::new(Outbox::default());
         let slot = self.insert_connection(listener, origin, key, machine, outbox.clone());
+        if of_tunnels {
+            self.name(listener, key, slot);
+        }
         let connection = self.connection(slot, outbox);
         self.drain(slot, now);
         Ok(connection)
@@ -239,7 +263,10 @@ impl<P: Plane> Driver<P> {
         local: LocalRef,
         answer: &Result<Profile, RejectReason>,
     ) {
-        let tunnel = self.slots.get_mut(slot).filter(|tunnel| tunnel.outbox.is_some());
+        let tunnel = self
+            .slots
+            .get_mut(slot)
+            .filter(|tunnel| tunnel.is_bare_connection());
         if let Ok(profile) = answer
             && let Some(entry) = tunnel.and_then(|tunnel| tunnel.sessions.get_mut(&local))
         {

@@ -238,11 +238,16 @@ impl<P: Plane> Driver<P> {
         verdict
     }
 
-    /// Takes a tunnel's machine from its checkpoint. One that cannot be used is set aside by the engine.
-    pub fn restore(&mut self, listener: usize, restored: &RestoredTunnel, now: Now) {
-        let Some(entry) = self.listeners.get_mut(listener) else {
-            return;
-        };
+    /// Takes a tunnel's machine from its checkpoint. One that cannot be used is set aside by the engine. `outbox` is of
+    /// the connection that it goes on with, if it is a protocol of streams. `None`: it does not go on.
+    pub(super) fn restore(
+        &mut self,
+        listener: usize,
+        restored: &RestoredTunnel,
+        outbox: Option<Rc<Outbox>>,
+        now: Now,
+    ) -> Option<u32> {
+        let entry = self.listeners.get_mut(listener)?;
         let open = Open::Restored {
             checkpoint: &restored.checkpoint,
         };
@@ -268,13 +273,16 @@ impl<P: Plane> Driver<P> {
                 let slot = self.insert(listener, origin, restored.key, machine);
                 if let Some(tunnel) = self.slots.get_mut(slot) {
                     tunnel.id = Some(restored.tunnel);
+                    tunnel.outbox = outbox;
                     self.by_tunnel.insert(restored.tunnel, slot);
                 }
                 self.adopt_sessions(slot, restored);
                 self.drain(slot, now);
+                Some(slot)
             }
             Err(reason) => {
                 self.engine.forget(restored.tunnel, &reason, now);
+                None
             }
         }
     }
@@ -309,8 +317,13 @@ impl<P: Plane> Driver<P> {
         machine: Box<dyn Machine>,
     ) -> u32 {
         let slot = self.slots.insert(Tunnel::new(listener, origin, key, machine));
-        self.by_key.insert((listener, key), slot);
+        self.name(listener, key, slot);
         slot
+    }
+
+    /// Has a machine found by its key.
+    pub(super) fn name(&mut self, listener: usize, key: MachineKey, slot: u32) {
+        self.by_key.insert((listener, key), slot);
     }
 
     /// Takes in the machine of a connection, which is found by its slot alone.
@@ -567,6 +580,7 @@ impl<P: Plane> Driver<P> {
     /// Journals all tunnels, for a restart.
     pub fn checkpoint_all(&mut self, now: Now) {
         for slot in self.slots.indexes() {
+            self.give_unsent(slot, now);
             self.checkpoint(slot, now);
         }
     }

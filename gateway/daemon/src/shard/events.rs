@@ -187,7 +187,7 @@ impl<P: Plane> Driver<P> {
     }
 
     fn session_down(&mut self, slot: u32, local: LocalRef, ended: &Ended, now: Now) {
-        let path = self.take_path(slot, local).map(|(_, stats)| stats);
+        let path = self.take_path(slot, local).map(|(_, stats, _)| stats);
         let entry = self
             .slots
             .get_mut(slot)
@@ -278,7 +278,12 @@ impl<P: Plane> Driver<P> {
 
     /// Removes the path of a session that goes on, and tells the engine what it has carried.
     fn remove_path(&mut self, slot: u32, local: LocalRef, now: Now) {
-        if let Some((id, stats)) = self.take_path(slot, local) {
+        if let Some((id, stats, state)) = self.take_path(slot, local) {
+            let state = Input::PathState {
+                session: local,
+                state: &state,
+            };
+            self.give(slot, state, now);
             let entry = self.session(slot, local);
             if let Some(standing) = entry.and_then(|entry| entry.standing.as_ref()) {
                 Self::charge_last(Some(standing), &stats, now);
@@ -288,12 +293,12 @@ impl<P: Plane> Driver<P> {
         }
     }
 
-    /// Takes a session's path out of the data plane and gives its last counters.
-    fn take_path(&mut self, slot: u32, local: LocalRef) -> Option<(SessionId, PathStats)> {
+    /// Takes a session's path out of the data plane and gives its last counters and its codec's last state.
+    fn take_path(&mut self, slot: u32, local: LocalRef) -> Option<(SessionId, PathStats, Vec<u8>)> {
         let tunnel = self.slots.get_mut(slot)?;
         let entry = tunnel.sessions.get_mut(&local)?;
-        let (stats, _) = self.plane.remove(entry.path.take()?)?;
-        Some((entry.id, stats))
+        let (stats, state) = self.plane.remove(entry.path.take()?)?;
+        Some((entry.id, stats, state))
     }
 
     /// Takes over the engine's names of a restored tunnel's sessions.

@@ -8,8 +8,8 @@ use super::slots::Session;
 use super::standing::Asked;
 use bytes::Bytes;
 use sluice_auth::Profile;
-use sluice_core::{Now, Origin, SessionId};
-use sluice_spi::{Ended, LocalRef, Open, PeerAddr, TerminateCause};
+use sluice_core::{Now, Origin, RestoredTunnel, SessionId, TunnelId};
+use sluice_spi::{ChannelRef, Ended, Input, LocalRef, Open, PeerAddr, TerminateCause};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -25,6 +25,15 @@ pub struct KeptConnection {
 }
 
 impl KeptConnection {
+    /// The connection of a tunnel, whose record in the store has all else.
+    pub(super) fn of_tunnel(tunnel: TunnelId, connection: OwnedFd) -> Self {
+        Self {
+            session: Bytes::new(),
+            state: Bytes::from(tunnel.to_string()),
+            descriptors: vec![connection],
+        }
+    }
+
     /// Ends what nobody goes on with, so that neither side takes the middle of a stream for its end.
     pub fn abandon(self) {
         reset(&self.descriptors);
@@ -94,9 +103,50 @@ impl<P: Plane> Driver<P> {
         slots.filter(is_connection).collect()
     }
 
-    /// Connections that are there.
+    /// Connections that are there and were not left to the next worker.
     pub(super) fn connection_count(&self) -> usize {
-        self.connections().len()
+        let all = self.connections().into_iter();
+        all.filter(|&slot| self.slots.get(slot).is_some_and(|tunnel| !tunnel.left))
+            .count()
+    }
+
+    /// Leaves the connection of a tunnel to the next worker. Its machine goes on until the shard stops, and nothing more
+    /// may be read for it. `None`: it is no tunnel's, or nothing is established.
+    pub(super) fn leave_tunnel(&mut self, connection: &Connection, now: Now) -> Option<TunnelId> {
+        if !self.lives(connection) {
+            return None;
+        }
+        let id = self.slots.get(connection.slot)?.id?;
+        self.guarded(connection.slot, |machine| Ok(machine.checkpoint(now.instant)))??;
+        self.slots.get_mut(connection.slot)?.left = true;
+        Some(id)
+    }
+
+    /// Gives a machine back what it sent on its connection and nobody took, for its last checkpoint.
+    pub(super) fn give_unsent(&mut self, slot: u32, now: Now) {
+        let outbox = self.slots.get(slot).and_then(|tunnel| tunnel.outbox.clone());
+        let Some(outbox) = outbox else { return };
+        let channel = ChannelRef::FIRST;
+        let bytes = outbox.take_unsent(channel);
+        if !bytes.is_empty() {
+            let bytes = &bytes[..];
+            self.give(slot, Input::Unsent { channel, bytes }, now);
+        }
+    }
+
+    /// Makes the machine of a tunnel's connection of the worker before. What it wants waits in the outbox.
+    pub(super) fn restore_connection(
+        &mut self,
+        listener: usize,
+        restored: &RestoredTunnel,
+        now: Now,
+    ) -> Option<(Connection, PeerAddr, Origin)> {
+        let outbox = Rc::new(Outbox::default());
+        let slot = self.restore(listener, restored, Some(outbox.clone()), now)?;
+        let connection = self.connection(slot, outbox);
+        let tunnel = self.slots.get(slot)?;
+        let peer = tunnel.machine.describe().peer;
+        Some((connection, peer, tunnel.origin.clone()))
     }
 
     /// Connections whose machines have nothing yet with which another process could go on.

@@ -23,6 +23,8 @@ pub(super) struct Tunnel {
     pub(super) calls: Vec<String>,
     /// What it wants of whoever moves its bytes; `None`: its packets come and go by the data plane.
     pub(super) outbox: Option<Rc<Outbox>>,
+    /// Its connection was left to the next worker, and it goes on until its checkpoint is taken.
+    pub(super) left: bool,
     /// Where its last packet went.
     pub(super) peer: Option<SocketAddr>,
     /// Its checkpoint is no longer what it would be now.
@@ -32,6 +34,11 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
+    /// Whether it is a connection without a tunnel: what its session may do is asked for each time.
+    pub(super) fn is_bare_connection(&self) -> bool {
+        self.outbox.is_some() && self.id.is_none()
+    }
+
     /// A machine that has said nothing yet.
     pub(super) fn new(listener: usize, origin: Origin, key: MachineKey, machine: Box<dyn Machine>) -> Self {
         Self {
@@ -43,6 +50,7 @@ impl Tunnel {
             sessions: BTreeMap::new(),
             calls: Vec::new(),
             outbox: None,
+            left: false,
             peer: None,
             dirty: false,
             broken: None,

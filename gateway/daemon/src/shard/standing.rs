@@ -407,7 +407,7 @@ impl<P: Plane> Driver<P> {
     ) -> Result<Profile, RejectReason> {
         let generation = self.ledger.generation();
         let tunnel = self.slots.get_mut(slot).ok_or(RejectReason::Unavailable)?;
-        let is_connection = tunnel.outbox.is_some();
+        let is_connection = tunnel.is_bare_connection();
         let origin = &tunnel.origin;
         let entry = tunnel.sessions.get_mut(&local).ok_or(RejectReason::Unavailable)?;
         let request = Request {

@@ -339,7 +339,7 @@ fn sessions_outlive_a_restart() {
     let loaded = engine.load(records, &|_| ShardId(0), world.now);
     assert_eq!(loaded.tunnels.len(), 1);
     for tunnel in &loaded.tunnels {
-        driver.restore(0, tunnel, world.now);
+        driver.restore(0, tunnel, None, world.now);
     }
     (world.engine, world.driver) = (engine, driver);
     world.run(Duration::from_secs(120));

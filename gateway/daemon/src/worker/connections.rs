@@ -13,9 +13,9 @@ use super::now;
 use crate::config::Config;
 use crate::shard::{KeptConnection, RestoredConnection, reset};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use sluice_core::{Engine, Session};
+use sluice_core::{Engine, RestoredTunnel, Session, TunnelId};
 use sluice_keeper::{Link, LinkError, MAX_PER_MESSAGE};
-use sluice_spi::{Ended, ShardId, Shards, TerminateCause};
+use sluice_spi::{Ended, ShardId, Shards, TerminateCause, Transport};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -244,6 +244,7 @@ pub(super) struct Before {
     batches: HashMap<u32, Vec<Option<OwnedFd>>>,
     records: Bytes,
     attempts: u32,
+    tunnels: HashMap<TunnelId, OwnedFd>,
     /// Connections that do not go on.
     pub(super) lost: usize,
 }
@@ -277,6 +278,7 @@ impl Before {
             batches,
             records,
             attempts,
+            tunnels: HashMap::new(),
             lost: 0,
         }
     }
@@ -299,6 +301,10 @@ impl Before {
             let shard = ShardId(number % shards.count());
             number = number.wrapping_add(1);
             let sockets = self.sockets(&entry);
+            if entry.session.is_empty() {
+                self.tunnel(&entry, sockets);
+                continue;
+            }
             match self.session(engine, config, &entry, shard, sockets) {
                 Some(restored) => {
                     if let Some(share) = shares.get_mut(usize::from(shard.0)) {
@@ -312,6 +318,43 @@ impl Before {
         let rest = self.batches.drain().flat_map(|(_, sockets)| sockets).flatten();
         reset(&rest.collect::<Vec<_>>());
         shares
+    }
+
+    /// Notes the connection of a tunnel, whose own record is in the store.
+    fn tunnel(&mut self, entry: &Entry, mut sockets: Vec<OwnedFd>) {
+        let id = str::from_utf8(&entry.state).ok().and_then(|id| id.parse().ok());
+        match (id, sockets.pop()) {
+            (Some(id), Some(connection)) if self.attempts < MAX_ATTEMPTS => {
+                self.tunnels.insert(id, connection);
+            }
+            (_, Some(connection)) => reset(&[connection]),
+            (_, None) => {}
+        }
+    }
+
+    /// Gives tunnels of streams their connections. Those without one end: nobody can go on with them.
+    pub(super) fn join(
+        &mut self,
+        tunnels: Vec<(usize, RestoredTunnel)>,
+        engine: &Engine,
+        config: &Config,
+    ) -> Vec<(usize, RestoredTunnel, Option<OwnedFd>)> {
+        let mut joined = Vec::with_capacity(tunnels.len());
+        for (listener, tunnel) in tunnels {
+            let of_streams = config
+                .listeners
+                .get(listener)
+                .is_some_and(|listener| listener.module.descriptor().transport == Transport::Tcp);
+            let connection = self.tunnels.remove(&tunnel.tunnel);
+            if of_streams && connection.is_none() {
+                let reason = "its connection did not outlive the worker";
+                let ended = Ended::new(TerminateCause::NasReboot, "not_restored", reason);
+                engine.tunnel_down(tunnel.tunnel, &ended, now());
+            } else {
+                joined.push((listener, tunnel, connection));
+            }
+        }
+        joined
     }
 
     fn sockets(&mut self, entry: &Entry) -> Vec<OwnedFd> {

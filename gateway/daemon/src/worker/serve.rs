@@ -271,7 +271,11 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
     store.set_living(Arc::downgrade(&living));
     let mut before = prepared.before;
     let connections = before.recall(&engine, &config, shards);
-    let restored = tunnels
+    let joined = tunnels
+        .into_iter()
+        .map(|tunnels| before.join(tunnels, &engine, &config));
+    let joined: Vec<_> = joined.collect();
+    let restored = joined
         .into_iter()
         .zip(connections)
         .map(|(tunnels, connections)| Restored { tunnels, connections });

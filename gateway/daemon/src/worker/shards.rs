@@ -155,10 +155,14 @@ struct Sockets(Vec<(usize, VecDeque<Bound>)>);
 
 impl Sockets {
     fn new(listening: Vec<Listening>) -> Self {
-        let bound = listening
-            .into_iter()
-            .filter_map(|one| Some((one.listener, one.sockets.ok()?.into())));
-        Self(bound.collect())
+        let bound = listening.into_iter().filter_map(|one| {
+            let packets = (
+                one.listener,
+                one.packets.into_iter().map(Bound::Datagrams).collect(),
+            );
+            Some([(one.listener, one.sockets.ok()?.into()), packets])
+        });
+        Self(bound.flatten().collect())
     }
 
     /// The next shard's sockets of a listener.

@@ -10,7 +10,7 @@ use sluice_keeper::Link;
 use sluice_spi::{Shards, Transport};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -62,6 +62,8 @@ pub(super) struct Listening {
     pub(super) address: SocketAddr,
     /// One socket for each shard, or why there is none.
     pub(super) sockets: Result<Vec<Bound>, String>,
+    /// One raw socket for each shard, where the data of sessions travels beside connections.
+    pub(super) packets: Vec<UdpSocket>,
 }
 
 /// What the admin plane is served on.
@@ -157,8 +159,14 @@ pub(super) fn listen(
     let mut all = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         for &address in &listener.addresses {
-            let sockets = match group(listener, address, shards, link, held) {
-                Ok(sockets) => Ok(sockets),
+            let found = raw_group(listener, address, shards, link, held)
+                .and_then(|packets| Ok((group(listener, address, shards, link, held)?, packets)));
+            let mut packets = Vec::new();
+            let sockets = match found {
+                Ok((sockets, raw)) => {
+                    packets = raw;
+                    Ok(sockets)
+                }
                 Err(error) => {
                     let text = explain(listener, address, &error);
                     let fatal = matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied);
@@ -177,10 +185,50 @@ pub(super) fn listen(
                 listener: index,
                 address: bound.unwrap_or(address),
                 sockets,
+                packets,
             });
         }
     }
     Ok(all)
+}
+
+/// The raw sockets of a listener whose sessions' data travels beside its connections.
+fn raw_group(
+    listener: &Listener,
+    address: SocketAddr,
+    shards: Shards,
+    link: &Link,
+    held: &mut Held,
+) -> io::Result<Vec<UdpSocket>> {
+    let (Some(protocol), IpAddr::V4(ip)) = (listener.module.descriptor().packets, address.ip()) else {
+        return Ok(Vec::new());
+    };
+    // Each address and port has sockets of its own: each listener has calls of its own.
+    let name = format!("raw{protocol}:{address}");
+    let taken = held.take(&name);
+    let (had, same) = (!taken.is_empty(), taken.len() == usize::from(shards.count()));
+    let adopted = same.then(|| UdpSocket::adopt_raw(taken, shards, listener.module));
+    let sockets = match adopted {
+        Some(Ok(sockets)) => sockets,
+        _ => {
+            if had {
+                forget(link, &name);
+            }
+            UdpSocket::raw_group(ip, protocol, shards, listener.module).map_err(|error| {
+                let why = match error.kind() {
+                    ErrorKind::PermissionDenied => "it needs CAP_NET_RAW: start as root".to_owned(),
+                    _ => error.to_string(),
+                };
+                // Not a reason to end: other listeners serve without it.
+                io::Error::other(format!(
+                    "no raw socket for IP protocol {protocol}, so it is off: {why}"
+                ))
+            })?
+        }
+    };
+    let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(UdpSocket::as_fd).collect();
+    store(link, &name, &descriptors);
+    Ok(sockets)
 }
 
 fn group(

@@ -44,6 +44,15 @@ pub(crate) fn set_option(
 
 /// Attaches a classic BPF program that chooses the socket of a `SO_REUSEPORT` group by its index.
 pub(crate) fn attach_steering(fd: BorrowedFd<'_>, program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
+    attach(fd, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+}
+
+/// Attaches a classic BPF program that says which packets a socket takes.
+pub(crate) fn attach_filter(fd: BorrowedFd<'_>, program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
+    attach(fd, libc::SO_ATTACH_FILTER, program)
+}
+
+fn attach(fd: BorrowedFd<'_>, option: libc::c_int, program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
     let mut filters: Vec<libc::sock_filter> = program
         .iter()
         .map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k })
@@ -59,7 +68,7 @@ pub(crate) fn attach_steering(fd: BorrowedFd<'_>, program: &[(u16, u8, u8, u32)]
         libc::setsockopt(
             fd.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
+            option,
             ptr::from_ref(&program).cast(),
             mem::size_of_val(&program) as libc::socklen_t,
         )

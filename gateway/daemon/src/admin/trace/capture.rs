@@ -1,7 +1,7 @@
 //! The pcap file format, with IP and UDP headers made up around datagrams.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Packets begin with their IP header (LINKTYPE_RAW).
@@ -10,8 +10,9 @@ const LINKTYPE_RAW: u32 = 101;
 /// The magic number of a little-endian file with microseconds.
 const MAGIC: u32 = 0xa1b2_c3d4;
 
-/// Protocol number of UDP.
+/// Protocol numbers of UDP and of GRE, the one protocol without ports that sessions are carried by.
 const UDP: u8 = 17;
+const GRE: u8 = 47;
 
 /// One captured packet.
 pub(super) struct Packet {
@@ -25,8 +26,23 @@ impl Packet {
         self.bytes.len() + 16
     }
 
+    /// A packet between two addresses: a UDP datagram, or a GRE packet over IPv4 where neither has a port. `None` where
+    /// there can be no such packet.
+    pub(super) fn between(at: SystemTime, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Option<Self> {
+        match (from.ip().to_canonical(), to.ip().to_canonical()) {
+            (IpAddr::V4(from_ip), IpAddr::V4(to_ip)) if from.port() == 0 && to.port() == 0 => {
+                let total = u16::try_from(payload.len().checked_add(20)?).ok()?;
+                let mut bytes = ipv4_header(from_ip, to_ip, GRE, total);
+                bytes.extend(payload);
+                let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+                Some(Self { at, bytes })
+            }
+            _ => Self::udp(at, from, to, payload),
+        }
+    }
+
     /// A UDP datagram. `None` where the addresses are of two families or the payload is too long for one.
-    pub(super) fn udp(at: SystemTime, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Option<Self> {
+    fn udp(at: SystemTime, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Option<Self> {
         let length = u16::try_from(payload.len().checked_add(8)?).ok()?;
         let mut udp = Vec::with_capacity(usize::from(length));
         udp.extend(from.port().to_be_bytes());
@@ -38,13 +54,7 @@ impl Packet {
         match (from.ip().to_canonical(), to.ip().to_canonical()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 // The UDP checksum may be zero over IPv4: none was computed (RFC 768).
-                bytes.extend([0x45, 0]);
-                bytes.extend(length.checked_add(20)?.to_be_bytes());
-                bytes.extend([0, 0, 0, 0, 64, UDP, 0, 0]);
-                bytes.extend(from.octets());
-                bytes.extend(to.octets());
-                let sum = checksum(&[&bytes]);
-                bytes.splice(10..12, sum.to_be_bytes());
+                bytes = ipv4_header(from, to, UDP, length.checked_add(20)?);
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
                 let pseudo = [
@@ -73,6 +83,18 @@ impl Packet {
         let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Some(Self { at, bytes })
     }
+}
+
+fn ipv4_header(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, total: u16) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(usize::from(total));
+    bytes.extend([0x45, 0]);
+    bytes.extend(total.to_be_bytes());
+    bytes.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+    bytes.extend(from.octets());
+    bytes.extend(to.octets());
+    let sum = checksum(&[&bytes]);
+    bytes.splice(10..12, sum.to_be_bytes());
+    bytes
 }
 
 /// The Internet checksum of parts of even length, but for the last (RFC 1071).

@@ -197,7 +197,7 @@ impl Traces {
             Direction::In => (peer.remote, peer.local),
             Direction::Out => (peer.local, peer.remote),
         };
-        match Packet::udp(at, from, to, payload) {
+        match Packet::between(at, from, to, payload) {
             Some(packet) if trace.bytes + packet.len() <= MAX_CAPTURE => {
                 trace.bytes += packet.len();
                 trace.packets.push_back(packet);

@@ -103,3 +103,20 @@ fn sum(bytes: &[u8]) -> u64 {
     let sum: u64 = words.sum();
     (sum & 0xffff) + (sum >> 16)
 }
+
+#[test]
+fn gre_is_captured_as_what_it_is() {
+    let (traces, now, wall) = (Traces::default(), Instant::now(), SystemTime::UNIX_EPOCH);
+    let id = session(1);
+    traces.start(id, DEFAULT_TIME, true, now, wall).unwrap();
+    let bare = |host: &str| std::net::SocketAddr::new(host.parse().unwrap(), 0);
+    let peer = PeerAddr {
+        remote: bare("192.0.2.7"),
+        local: bare("192.0.2.1"),
+    };
+    traces.datagram(id, Direction::In, peer, &[0x30, 0x01, 0x88, 0x0b], now, wall);
+    let file = traces.capture(id).unwrap();
+    let packet = &file[24 + 16..];
+    assert_eq!((packet.len(), packet[9]), (24, 47));
+    assert_eq!(packet[12..], [192, 0, 2, 7, 192, 0, 2, 1, 0x30, 0x01, 0x88, 0x0b]);
+}

@@ -32,6 +32,7 @@ use sluice_dataplane::{MeshPort, Routes, TunQueue, UdpSocket, UserPath};
 use sluice_metrics::Metrics;
 use sluice_spi::{Entropy, Factory, Front, Module, ShardId};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -101,8 +102,8 @@ pub struct Setup {
 /// What the worker before left to a shard.
 #[derive(Default)]
 pub struct Restored {
-    /// Tunnels, by listener.
-    pub tunnels: Vec<(usize, RestoredTunnel)>,
+    /// Tunnels, by listener, with their connections where they have one.
+    pub tunnels: Vec<(usize, RestoredTunnel, Option<OwnedFd>)>,
     /// Connections.
     pub connections: Vec<RestoredConnection>,
 }

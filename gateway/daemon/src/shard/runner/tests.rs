@@ -222,7 +222,7 @@ impl Gateway {
                 routes: routes.clone(),
                 path_capacity: 1024,
                 restored: Restored {
-                    tunnels: own.map(|tunnel| (0, tunnel.clone())).collect(),
+                    tunnels: own.map(|tunnel| (0, tunnel.clone(), None)).collect(),
                     connections: Vec::new(),
                 },
             };

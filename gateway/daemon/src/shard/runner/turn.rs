@@ -92,8 +92,13 @@ impl Runner {
 
     /// Goes on with restored tunnels, then serves until told to end. Restored connections wait for a word.
     pub(super) async fn run(&mut self, restored: Restored) {
-        for (listener, tunnel) in &restored.tunnels {
-            self.ground.driver().restore(*listener, tunnel, clock());
+        for (listener, tunnel, connection) in restored.tunnels {
+            match connection {
+                Some(connection) => self.streams.take_up_tunnel(listener, &tunnel, connection),
+                None => {
+                    self.ground.driver().restore(listener, &tunnel, None, clock());
+                }
+            }
         }
         self.streams.take_up(restored.connections);
         let mut sleep = Box::pin(tokio::time::sleep(Duration::ZERO));

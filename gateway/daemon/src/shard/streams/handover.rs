@@ -10,7 +10,7 @@ use super::super::standing::Asked;
 use super::state::{Doing, State};
 use super::task::Task;
 use super::{Source, Streams};
-use sluice_core::Origin;
+use sluice_core::{Origin, RestoredTunnel};
 use sluice_spi::TerminateCause;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -42,6 +42,7 @@ pub(in super::super) struct Handover {
     pub(super) finishing: Cell<usize>,
     left: RefCell<Vec<KeptConnection>>,
     waiting: RefCell<Vec<Waiting>>,
+    tunnels: RefCell<Vec<(Task, OwnedFd)>>,
     lost: Cell<usize>,
 }
 
@@ -132,6 +133,26 @@ impl Streams {
         }
     }
 
+    /// Makes the machine of a tunnel of the worker before, with its connection, of which nothing moves yet.
+    pub(in super::super) fn take_up_tunnel(
+        self: &Rc<Self>,
+        listener: usize,
+        tunnel: &RestoredTunnel,
+        connection: OwnedFd,
+    ) {
+        let made = self
+            .ground
+            .with(|driver, now| driver.restore_connection(listener, tunnel, now));
+        match made {
+            Some((handle, peer, origin)) => {
+                let origin = Rc::new(origin);
+                let task = Task::restored(self.clone(), Source { listener, origin }, handle, peer);
+                self.handover.tunnels.borrow_mut().push((task, connection));
+            }
+            None => reset(&[connection]),
+        }
+    }
+
     fn give_up(&self, sockets: &[OwnedFd], reason: &str) {
         tracing::warn!("a connection does not go on after a restart: {reason}");
         self.handover.lost.update(|count| count + 1);
@@ -144,6 +165,9 @@ impl Streams {
         let went_on = waiting.len();
         for one in waiting {
             tokio::task::spawn_local(one.task.resume(one.doing, one.asked, one.descriptors));
+        }
+        for (task, connection) in self.handover.tunnels.take() {
+            tokio::task::spawn_local(task.resume_tunnel(connection));
         }
         TakenUp {
             went_on,

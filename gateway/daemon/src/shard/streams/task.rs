@@ -45,6 +45,9 @@ const NOBODY_CAME: Duration = Duration::from_secs(300);
 /// Longest time that the last bytes may take to leave, before a connection is closed over them.
 const LAST_BYTES: Duration = Duration::from_secs(5);
 
+/// Octets that may wait for a client before nothing more is read from it.
+const UNSENT: usize = 64 << 10;
+
 /// A channel that was asked for, once it is known what became of it.
 enum Opened {
     /// It is connected to this address, and is given this.
@@ -160,8 +163,10 @@ impl Task {
         if let Some(ask) = self.connection.outbox.pop() {
             return Woken::Asked(Some(ask));
         }
+        // A client that does not take its answers is not read: they would pile up.
         let wants = !self.client_ended
             && self.client.is_some()
+            && self.unsent.len() < UNSENT
             && self
                 .streams
                 .ground
@@ -290,7 +295,11 @@ impl Task {
                 }
             }
             // Boxed: what few connections do, and for a moment, takes no room in all of them.
-            Ask::HandOver => Box::pin(self.hand_over_datagrams()).await,
+            Ask::HandOver => {
+                if !self.hand_over_tunnel() {
+                    Box::pin(self.hand_over_datagrams()).await;
+                }
+            }
             Ask::Join {
                 local,
                 second,

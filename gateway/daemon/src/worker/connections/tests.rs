@@ -95,6 +95,7 @@ fn before(records: Bytes, attempts: u32, batches: Vec<(u32, Vec<OwnedFd>)>) -> B
             .collect(),
         records,
         attempts,
+        tunnels: HashMap::new(),
         lost: 0,
     }
 }

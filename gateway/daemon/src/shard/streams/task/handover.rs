@@ -12,7 +12,7 @@ use sluice_dataplane::relay::datagrams as data;
 use sluice_dataplane::relay::{Parked, ParkedState, Relay};
 use sluice_spi::{ChannelFailure, Input, PeerAddr};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use tokio::net::TcpStream;
 
@@ -41,6 +41,40 @@ impl Task {
     pub(super) fn hand_over_streams(&self, parked: Parked) -> bool {
         let sockets = vec![parked.client, parked.target];
         self.leave(Doing::Streams(parked.state), sockets)
+    }
+
+    /// Leaves the connection of a tunnel to the next worker: nothing more is read, and what its machine still says is
+    /// sent. False: it is no tunnel's. One that does not take what it is sent ends.
+    pub(super) fn hand_over_tunnel(&mut self) -> bool {
+        if !self.unsent.is_empty() || self.client_ended {
+            return false;
+        }
+        let duplicate = self
+            .client
+            .as_ref()
+            .and_then(|client| client.as_fd().try_clone_to_owned().ok());
+        let ground = &self.streams.ground;
+        let Some(connection) = duplicate else { return false };
+        let Some(tunnel) = ground.with(|driver, now| driver.leave_tunnel(&self.connection, now)) else {
+            return false;
+        };
+        self.client_ended = true;
+        let kept = KeptConnection::of_tunnel(tunnel, connection);
+        self.streams.handover.leave(kept);
+        true
+    }
+
+    /// Takes the connection of a tunnel from the worker before, and lives on as any other. It must not move before it is
+    /// told to.
+    pub(in super::super) async fn resume_tunnel(mut self, connection: OwnedFd) {
+        match adopt(connection) {
+            Ok(client) => self.client = Some(client),
+            Err(error) => {
+                tracing::warn!("a tunnel does not go on after a restart: {error}");
+                self.lost();
+            }
+        }
+        self.run().await;
     }
 
     /// Stops a relay of datagrams and leaves it to the next worker. Whatever else a connection may be doing, it does not
