@@ -4,7 +4,7 @@
 # would start a server, into target/tools: promtool, which tests the alerts, the SOCKS servers that the gateway is measured
 # beside and goes through, HAProxy, which stands in front of it, a KDC, an SSH server and redsocks.
 set -euo pipefail
-packages=(user-mode-linux ppp xl2tpd busybox-static iproute2 iputils-ping iperf3 tcpdump tshark nftables
+packages=(user-mode-linux ppp xl2tpd pptp-linux busybox-static iproute2 iputils-ping iperf3 tcpdump tshark nftables
     procps psmisc curl jq systemd libcap2-bin libwrap0 openssl util-linux tinyproxy-bin liblua5.3-0
     libopentracing-c-wrapper0 libkrb5-dev krb5-user libkdb5-10 libkadm5srv-mit12 libverto-libev1 python3-gssapi
     strace faketime ncat openssh-client proxychains4 dante-client inetutils-ftp python3-pyftpdlib python3-socks

@@ -7,7 +7,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devpts devpts /dev/pts 2>/dev/null || { mkdir -p /dev/pts && mount -t devpts devpts /dev/pts; }
 mount -t tmpfs tmpfs /run
-mkdir -p /run/lock /run/xl2tpd
+mkdir -p /run/lock /run/xl2tpd /run/pptp
 mount -t hostfs -o "$JOBDIR" none /mnt
 mount -t tmpfs tmpfs /etc/ppp
 : >/etc/ppp/options

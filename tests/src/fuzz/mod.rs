@@ -7,6 +7,7 @@ mod chap;
 mod l2tp;
 mod link;
 mod ppp;
+mod pptp;
 mod socks;
 mod socks_gssapi;
 mod tunnel;
@@ -15,6 +16,7 @@ pub use chap::ppp_chap;
 pub use l2tp::{l2tp_avps, l2tp_header, l2tp_hidden, l2tp_message};
 pub use link::{ppp_pap, ppp_program};
 pub use ppp::{ppp_frame, ppp_link, ppp_options};
+pub use pptp::{pptp_control, pptp_gre};
 pub use socks::{socks_connection, socks_datagram};
 pub use socks_gssapi::socks_gssapi;
 pub use tunnel::l2tp_tunnel;
@@ -85,6 +87,16 @@ pub const TARGETS: &[Target] = &[
         name: "l2tp_tunnel",
         run: l2tp_tunnel,
         seeds: tunnel::programs,
+    },
+    Target {
+        name: "pptp_control",
+        run: pptp_control,
+        seeds: pptp::streams,
+    },
+    Target {
+        name: "pptp_gre",
+        run: pptp_gre,
+        seeds: pptp::packets,
     },
     Target {
         name: "socks_connection",

@@ -18,6 +18,8 @@ pub struct Capture {
 impl Capture {
     /// What to capture of L2TP where little is said.
     pub const ALL: &'static str = "udp port 1701";
+    /// What to capture of PPTP.
+    pub const PPTP: &'static str = "tcp port 1723 or proto 47";
     /// L2TP over IPv4 without long data packets: for tests that move much. Bit 15 of the header tells messages
     /// from data (RFC 2661, 3.1).
     pub const SMALL: &'static str = "udp port 1701 and (udp[8] & 0x80 != 0 or less 200)";
@@ -79,8 +81,8 @@ impl Capture {
     #[track_caller]
     pub fn assert_clean(file: &Path) {
         assert!(
-            !Self::filter(file, "l2tp").is_empty(),
-            "the capture holds no L2TP"
+            !Self::filter(file, "l2tp || pptp").is_empty(),
+            "the capture holds neither L2TP nor PPTP"
         );
         let bad = Self::filter(file, "_ws.malformed || _ws.expert.severity == error");
         assert!(bad.is_empty(), "tshark finds errors:\n{}", bad.join("\n"));

@@ -52,7 +52,8 @@ impl Xl2tpd {
         }
     }
 
-    fn ppp_options(&self) -> String {
+    /// What pppd is told of who dials.
+    pub(super) fn ppp_options(&self) -> String {
         let options = [
             "noauth",
             "debug",

@@ -9,6 +9,7 @@ mod gateway;
 mod guest;
 mod names;
 mod net;
+mod pptp;
 
 pub use capture::Capture;
 pub use dial::{Link, Xl2tpd};
@@ -16,6 +17,7 @@ pub use gateway::Gateway;
 pub use guest::{Answer, Guest};
 pub use names::{Names, Say};
 pub use net::{Lab, Namespace, Running};
+pub use pptp::Pptp;
 
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -84,6 +86,7 @@ fn missing() -> Option<String> {
         "linux.uml",
         "pppd",
         "xl2tpd",
+        "pptp",
         "ip",
         "ss",
         "nft",
