@@ -13,6 +13,12 @@ impl Pptp {
         Self(Xl2tpd::new(server, user, password))
     }
 
+    /// Dials by another method of authentication than those that are refused, by pppd's names.
+    pub fn refusing(mut self, methods: &[&'static str]) -> Self {
+        self.0.refuses = methods.to_vec();
+        self
+    }
+
     /// Starts pppd in the guest, which starts pptp; it dials at once.
     #[track_caller]
     pub fn start(&self, guest: &mut Guest) {

@@ -7,4 +7,5 @@
 
 mod case;
 mod connect;
+mod hostile;
 mod restart;
