@@ -1,6 +1,7 @@
 //! The chain of backends, and the one object that the gateway asks: [`Authenticator`].
 
 use arc_swap::ArcSwap;
+use sluice_auth::tls::TlsAcceptor;
 use sluice_auth::{
     AuthRequest, Coverage, Method, Profile, Realm, RealmTable, RejectReason, Resolved, Throttle,
     ThrottleConfig, Verifiable,
@@ -117,6 +118,7 @@ pub struct Authenticator {
     throttle: Mutex<Throttle>,
     held_back: AtomicUsize,
     observer: Arc<dyn AuthObserver>,
+    tls: Option<Arc<dyn TlsAcceptor>>,
 }
 
 fn source_of(request: &AuthRequest) -> Option<IpAddr> {
@@ -136,7 +138,15 @@ impl Authenticator {
             config: ArcSwap::from_pointee(config),
             held_back: AtomicUsize::new(0),
             observer,
+            tls: None,
         }
+    }
+
+    /// Lets users prove themselves by certificate.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<Arc<dyn TlsAcceptor>>) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// Changes the configuration for requests from now on. Failures are remembered unless their limits change.
@@ -157,10 +167,11 @@ impl Authenticator {
     /// backend can.
     pub fn verifiable(&self) -> Verifiable {
         let all = self.backends.iter().map(|backend| backend.verifiable());
-        all.fold(Verifiable::none(), |union, of_one| {
+        let methods = all.fold(Verifiable::none(), |union, of_one| {
             let methods = Method::ALL.into_iter();
             methods.fold(union, |union, method| union.with(method, of_one.coverage(method)))
-        })
+        });
+        methods.with_tls(self.tls.clone())
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {

@@ -44,7 +44,7 @@ impl Backend for Fixed {
     }
 
     fn verifiable(&self) -> Verifiable {
-        self.verifiable
+        self.verifiable.clone()
     }
 
     fn authenticate<'a>(&'a self, _: Query<'a>) -> Pending<'a> {
@@ -277,7 +277,13 @@ async fn backends_without_the_method_are_passed_over() {
     let coverage = Method::ALL.map(|method| both.verifiable().coverage(method));
     assert_eq!(
         coverage,
-        [Coverage::None, Coverage::None, Coverage::Some, Coverage::All]
+        [
+            Coverage::None,
+            Coverage::None,
+            Coverage::None,
+            Coverage::Some,
+            Coverage::All
+        ]
     );
     assert_eq!(both.backends().collect::<Vec<_>>(), ["other", "pap"]);
     assert_eq!(reason(&both, "bob", "pw").await, None);

@@ -4,6 +4,7 @@
 //! in order; [`LocalUsers`] is the one of the users file. A shard first tries [`Authenticator::try_cached`], which
 //! answers a reconnecting user within microseconds, and only else waits for [`Authenticator::authenticate`].
 
+mod certificates;
 mod chain;
 mod context_pool;
 mod credential_cache;
@@ -20,6 +21,7 @@ mod users_file;
 mod users_table;
 mod verifiers;
 
+pub use certificates::{CertificateError, Certificates};
 pub use chain::{
     Answer, AuthObserver, Authenticator, AuthenticatorConfig, Backend, DEFAULT_FAILURE_DELAY, NO_BACKEND,
     Pending, Query,

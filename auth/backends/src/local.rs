@@ -227,7 +227,7 @@ impl LocalUsers {
     async fn check(&self, query: Query<'_>) -> Answer {
         match &query.request.credentials {
             Credentials::Pap { password, .. } => self.check_password(query, password).await,
-            Credentials::Gssapi { .. } => self.find(&query),
+            Credentials::Gssapi { .. } | Credentials::Certificate { .. } => self.find(&query),
             Credentials::Chap { .. } | Credentials::MsChapV2 { .. } => self.check_proof(&query),
         }
     }
@@ -276,7 +276,8 @@ impl Backend for LocalUsers {
             Some(_) => self.users.table().verifiable(),
             None => Verifiable::default(),
         };
-        methods.with(Method::Gssapi, Coverage::All)
+        let proven = [Method::Gssapi, Method::Certificate].into_iter();
+        proven.fold(methods, |methods, method| methods.with(method, Coverage::All))
     }
 
     fn authenticate<'a>(&'a self, query: Query<'a>) -> Pending<'a> {

@@ -79,7 +79,7 @@ impl User {
     /// Whether there is what a method can be checked against.
     pub fn can_prove_by(&self, method: Method) -> bool {
         match method {
-            Method::Pap | Method::Gssapi => true,
+            Method::Pap | Method::Gssapi | Method::Certificate => true,
             Method::Chap => self.chap.is_some(),
             Method::MsChapV2 => self.nt_hash.is_some() || self.chap.is_some(),
         }

@@ -66,7 +66,7 @@ impl UserTable {
 
     /// The methods that the users have verifiers for. Those that are locked out do not count.
     pub fn verifiable(&self) -> Verifiable {
-        self.verifiable
+        self.verifiable.clone()
     }
 
     /// What to check the password of a user against that does not exist, so that it takes as long.

@@ -132,8 +132,10 @@ impl Verifiers {
         // Where there is no secret, one that nobody has is tried for the time it takes.
         let tried = secret.clone().unwrap_or_else(|| Secret::new([0; 16]));
         let result = match credentials {
-            // Passwords are checked against the Argon2id hash, and a security context is no proof of ours.
-            Credentials::Pap { .. } | Credentials::Gssapi { .. } => Err(RejectReason::NotPermitted),
+            // Passwords are checked against the Argon2id hash, and what is proven elsewhere is no proof of ours.
+            Credentials::Pap { .. } | Credentials::Gssapi { .. } | Credentials::Certificate { .. } => {
+                Err(RejectReason::NotPermitted)
+            }
             Credentials::Chap {
                 id,
                 challenge,

@@ -20,6 +20,7 @@ mod secret;
 mod session_keys;
 mod throttle;
 mod timestamp;
+pub mod tls;
 
 pub use grants::{AddressRule, AddressRuleError, Grants, Ipv6Prefix, PrefixError, Profile};
 pub use host::{BadHost, Destination, Host, HostName, MAX_DOMAIN};

@@ -1,9 +1,11 @@
 //! A question to the authentication backends, and its answer.
 
 use crate::chap::{CHAP_RESPONSE, MSCHAP_CHALLENGE, NT_RESPONSE};
+use crate::tls::TlsAcceptor;
 use crate::{Grants, Identity, Secret, SessionKeys};
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// How a peer proves who it is. This is the one list of methods: offers, metrics and checkpoints follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,11 +18,19 @@ pub enum Method {
     MsChapV2,
     /// A security context that stands (GSS-API, RFC 2743).
     Gssapi,
+    /// A certificate, by TLS.
+    Certificate,
 }
 
 impl Method {
     /// All methods, the strongest first.
-    pub const ALL: [Method; 4] = [Method::Gssapi, Method::MsChapV2, Method::Chap, Method::Pap];
+    pub const ALL: [Method; 5] = [
+        Method::Certificate,
+        Method::Gssapi,
+        Method::MsChapV2,
+        Method::Chap,
+        Method::Pap,
+    ];
 
     /// The name used in configuration, metrics, logs and the API.
     pub fn as_str(self) -> &'static str {
@@ -29,6 +39,7 @@ impl Method {
             Method::Chap => "chap",
             Method::MsChapV2 => "mschapv2",
             Method::Gssapi => "gssapi",
+            Method::Certificate => "certificate",
         }
     }
 
@@ -49,10 +60,18 @@ pub enum Coverage {
 }
 
 /// The methods that the backends can check at present, and for whom. The default is PAP for everybody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Verifiable {
     some: u8,
     all: u8,
+    tls: Option<Arc<dyn TlsAcceptor>>,
+}
+
+impl fmt::Debug for Verifiable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let coverage = Method::ALL.map(|method| (method.as_str(), self.coverage(method)));
+        f.debug_map().entries(coverage).finish()
+    }
 }
 
 impl Default for Verifiable {
@@ -64,7 +83,11 @@ impl Default for Verifiable {
 impl Verifiable {
     /// No method at all.
     pub const fn none() -> Self {
-        Self { some: 0, all: 0 }
+        Self {
+            some: 0,
+            all: 0,
+            tls: None,
+        }
     }
 
     /// The same with another method, for those given and whoever was covered before.
@@ -79,8 +102,20 @@ impl Verifiable {
         self
     }
 
+    /// The same with handshakes by which certificates can be shown.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<Arc<dyn TlsAcceptor>>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Begins the handshakes by which certificates can be shown; `None`: there is no certificate of our own.
+    pub fn tls(&self) -> Option<&Arc<dyn TlsAcceptor>> {
+        self.tls.as_ref()
+    }
+
     /// Whom a method can be checked for.
-    pub fn coverage(self, method: Method) -> Coverage {
+    pub fn coverage(&self, method: Method) -> Coverage {
         match (self.all & method.bit() != 0, self.some & method.bit() != 0) {
             (true, _) => Coverage::All,
             (false, true) => Coverage::Some,
@@ -122,6 +157,11 @@ pub enum Credentials {
         /// The name.
         identity: Identity,
     },
+    /// A name that is proven already: it is one of those in a certificate that is right.
+    Certificate {
+        /// The name.
+        identity: Identity,
+    },
 }
 
 /// What passed between authenticator and peer by MS-CHAPv2.
@@ -157,7 +197,8 @@ impl Credentials {
             Credentials::Pap { identity, .. }
             | Credentials::Chap { identity, .. }
             | Credentials::MsChapV2 { identity, .. }
-            | Credentials::Gssapi { identity } => identity,
+            | Credentials::Gssapi { identity }
+            | Credentials::Certificate { identity } => identity,
         }
     }
 
@@ -168,6 +209,7 @@ impl Credentials {
             Credentials::Chap { .. } => Method::Chap,
             Credentials::MsChapV2 { .. } => Method::MsChapV2,
             Credentials::Gssapi { .. } => Method::Gssapi,
+            Credentials::Certificate { .. } => Method::Certificate,
         }
     }
 }
@@ -316,6 +358,7 @@ mod tests {
     fn coverage_only_grows() {
         let some = Verifiable::default().with(Method::Chap, Coverage::Some);
         let all = some
+            .clone()
             .with(Method::Chap, Coverage::All)
             .with(Method::Chap, Coverage::None);
         assert_eq!(some.coverage(Method::Chap), Coverage::Some);

@@ -119,7 +119,7 @@ impl PppConfig {
     /// | `auth_timeout` | 30s | 1s to 10m |
     /// | `auth_attempts` | 1 | 1 to 10 |
     /// | `auth_methods` | `mschapv2`, `chap`, `pap`, `eap` | those in the order of preference |
-    /// | `eap_methods` | `mschapv2`, `md5` | those in the order of preference |
+    /// | `eap_methods` | `tls`, `mschapv2`, `md5` | those in the order of preference |
     /// | `auth_name` | `sluice` | 1 to 128 octets |
     /// | `chap_rechallenge` | false | |
     /// | `network_timeout` | 30s | 1s to 10m |

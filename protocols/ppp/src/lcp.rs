@@ -73,7 +73,7 @@ impl Lcp {
     /// `demand_auth`: the peer has to authenticate itself. `carrier` says how much it takes, and what can be checked.
     pub(crate) fn new(config: &PppConfig, demand_auth: bool, has_login: bool, carrier: &Carrier) -> Self {
         let largest = carrier.mtu;
-        let methods = methods(config, demand_auth.then_some(carrier.verifiable));
+        let methods = methods(config, demand_auth.then_some(&carrier.verifiable));
         let mru = config.mru.unwrap_or(DEFAULT_MRU).min(largest.max(MIN_MRU));
         let wanted = LcpValues {
             mru: Some(mru).filter(|&mru| mru != DEFAULT_MRU),
@@ -178,7 +178,7 @@ impl Lcp {
 
 /// The methods of the configuration in its order, each once. As the server those come first that can be checked for
 /// everybody, and those that nobody can be checked by are left out, unless that leaves none.
-fn methods(config: &PppConfig, verifiable: Option<Verifiable>) -> Box<[AuthProtocol]> {
+fn methods(config: &PppConfig, verifiable: Option<&Verifiable>) -> Box<[AuthProtocol]> {
     let Some(verifiable) = verifiable else {
         return config.auth_methods.clone().into();
     };

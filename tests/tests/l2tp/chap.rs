@@ -140,3 +140,66 @@ fn what_users_have_decides_what_is_offered_and_policy_what_is_allowed() {
     Xl2tpd::stop(&mut guest);
     case.end().must(0, "pap.code == 2");
 }
+
+/// Makes an authority, and certificates of the gateway, of alice and of a stranger, by openssl.
+fn certificates(directory: &std::path::Path) {
+    let script = r#"
+        set -e
+        new() { openssl req -newkey rsa:2048 -nodes -subj "/CN=$2" -keyout $1.key -out $1.csr; }
+        openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -keyout ca.key -out ca.pem -days 30
+        openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=alice -keyout stranger.key -out stranger.pem -days 30
+        for name in gw alice; do
+            new $name $name
+            printf 'basicConstraints=CA:FALSE\nsubjectAltName=DNS:%s\n' $name >$name.ext
+            openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile $name.ext -out $name.pem
+        done
+        chmod 644 *.key"#;
+    let made = std::process::Command::new("sh")
+        .args(["-c", script])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[test]
+fn a_certificate_lets_its_user_in() {
+    let files = tempfile::tempdir().unwrap();
+    let tables = format!(
+        "{POOL}\n[users]\ntls_certificate = \"{0}/gw.pem\"\ntls_key = \"{0}/gw.key\"\ntls_client_ca = \"{0}/ca.pem\"\n",
+        files.path().display()
+    );
+    certificates(files.path());
+    let only_eap = "[listener.l2tp.ppp]\nauth_methods = [\"eap\"]";
+    let Some(mut case) = Case::start(&config(only_eap, &tables)) else {
+        return;
+    };
+    let mut guest = case.guest(50);
+    for name in ["ca.pem", "alice.pem", "alice.key", "stranger.pem", "stranger.key"] {
+        std::fs::copy(files.path().join(name), guest.path(name)).unwrap();
+    }
+    let with = |name: &str| Xl2tpd {
+        ppp: vec![
+            "ca /mnt/ca.pem".to_owned(),
+            format!("cert /mnt/{name}.pem"),
+            format!("key /mnt/{name}.key"),
+            "need-peer-eap".to_owned(),
+        ],
+        ..only("eap")
+    };
+    let link = with("alice").connect(&mut guest);
+    ping(&mut guest, &link.remote.to_string());
+    assert_eq!(came_in_by(&case), "eap");
+    let session = case.gateway.wait_session();
+    Xl2tpd::stop(&mut guest);
+    case.gateway.wait_ended(&session);
+    // The name is right, and nobody knows who says so.
+    with("stranger").start(&mut guest);
+    Xl2tpd::wait_hung_up(&mut guest, 20);
+    assert_eq!(guest.must("wc -l </run/ip-up").trim(), "0");
+    Xl2tpd::stop(&mut guest);
+    assert!(case.gateway.log().contains("the peer's certificate is refused"));
+    let recorded = case.end();
+    recorded.must(0, "eap.type == 13");
+    recorded.must(0, "eap.code == 3 && ip.src == 10.99.0.1");
+}

@@ -23,6 +23,8 @@ pub struct Users {
     pub key_file: PathBuf,
     /// What new passwords are kept as, beside their Argon2id hash.
     pub verifiers: VerifierKinds,
+    /// The certificates of EAP-TLS.
+    pub certificates: Option<CertificateFiles>,
     /// The threads that hash passwords.
     pub hashing: HashPoolConfig,
     /// The cache of passwords that were right.
@@ -40,10 +42,41 @@ pub(super) fn read(root: &Section<'_>, state_dir: &Path, pools: &[PoolConfig]) -
         file: resolve(state_dir, &section.text_or("file", "users.toml")),
         key_file: resolve(state_dir, &section.text_or("key_file", "users.key")),
         verifiers: verifiers(&section),
+        certificates: certificates(&section),
         hashing: hashing(&section),
         cache: cache(&section),
         throttle: throttle(&section),
         realms: realms(&section, root, pools),
+    }
+}
+
+/// Files by which users prove themselves by certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The gateway's own certificate with its chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities that users' certificates are issued by.
+    pub client_ca: PathBuf,
+}
+
+fn certificates(section: &Section<'_>) -> Option<CertificateFiles> {
+    let keys = ["tls_certificate", "tls_key", "tls_client_ca"];
+    match keys.map(|key| section.text(key).map(PathBuf::from)) {
+        [Some(certificate), Some(key), Some(client_ca)] => Some(CertificateFiles {
+            certificate,
+            key,
+            client_ca,
+        }),
+        [None, None, None] => None,
+        _ => {
+            section.report(
+                "tls_certificate",
+                "tls_certificate, tls_key and tls_client_ca go together",
+            );
+            None
+        }
     }
 }
 

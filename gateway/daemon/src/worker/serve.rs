@@ -15,8 +15,10 @@ use crate::limits::Ledger;
 use crate::sandbox::{LayerState, SandboxStatus};
 use crate::shard::{Remote, Restored};
 use arc_swap::ArcSwap;
+use sluice_auth::tls::TlsAcceptor;
 use sluice_auth_backends::{
-    Authenticator, AuthenticatorConfig, CredentialCache, HashPool, KeyRing, LocalUsers, Verifiers,
+    Authenticator, AuthenticatorConfig, Certificates, CredentialCache, HashPool, KeyRing, LocalUsers,
+    Verifiers,
 };
 use sluice_core::{Engine, Journal, Living};
 use sluice_dataplane::Routes;
@@ -287,7 +289,7 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
         policy: policy.clone(),
         ledger: ledger.clone(),
         engine: engine.clone(),
-        authenticator: Arc::new(authenticator(&config, &users, &metrics)),
+        authenticator: Arc::new(authenticator(&config, &users, &metrics)?),
         acceptance: contexts::acceptance(&config)?,
         metrics: metrics.clone(),
         traces: Arc::new(Traces::default()),
@@ -379,11 +381,21 @@ fn start(prepared: Prepared, wish: mpsc::Sender<RestartWanted>) -> Result<(Gatew
     Ok((gateway, before))
 }
 
-fn authenticator(config: &Config, users: &Arc<LocalUsers>, metrics: &Arc<Metrics>) -> Authenticator {
+fn authenticator(
+    config: &Config,
+    users: &Arc<LocalUsers>,
+    metrics: &Arc<Metrics>,
+) -> Result<Authenticator, CannotStart> {
+    let mut tls: Option<Arc<dyn TlsAcceptor>> = None;
+    if let Some(files) = &config.users.certificates {
+        let loaded = Certificates::load(&files.certificate, &files.key, &files.client_ca);
+        tls = Some(Arc::new(loaded.map_err(CannotStart::because)?));
+    }
     let settings = AuthenticatorConfig {
         realms: config.users.realms.clone(),
         throttle: config.users.throttle.clone(),
         ..AuthenticatorConfig::default()
     };
-    Authenticator::new(vec![users.clone()], settings, Arc::new(Answers(metrics.clone())))
+    let authenticator = Authenticator::new(vec![users.clone()], settings, Arc::new(Answers(metrics.clone())));
+    Ok(authenticator.with_tls(tls))
 }

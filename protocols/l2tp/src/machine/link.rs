@@ -26,7 +26,7 @@ impl Tunnel {
             calling: call.calling.clone(),
             called: call.called.clone(),
             mtu: self.config().inner_mtu(self.peer.remote.ip()),
-            verifiable: call.verifiable,
+            verifiable: call.verifiable.clone(),
         }
     }
 

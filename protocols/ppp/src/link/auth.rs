@@ -42,6 +42,7 @@ pub(super) enum Given {
         response: Box<[u8; CHAP_RESPONSE]>,
     },
     MsChap(Box<MsChapExchange>),
+    Certificate,
 }
 
 impl Given {
@@ -76,6 +77,7 @@ impl Given {
                 response,
             },
             Given::MsChap(exchange) => Credentials::MsChapV2 { identity, exchange },
+            Given::Certificate => Credentials::Certificate { identity },
         }
     }
 }

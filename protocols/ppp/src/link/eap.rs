@@ -2,6 +2,7 @@
 
 use super::Ppp;
 use super::auth::{Given, Step};
+use super::eap_tls::Tls;
 use crate::drops;
 use crate::header::protocol;
 use crate::wire::eap::{self, EapMethod, MsChap, Typed};
@@ -29,7 +30,11 @@ pub(super) struct Eap {
     /// Times that was sent.
     sent: u8,
     /// As the server: who the peer says it is.
-    name: Vec<u8>,
+    pub(super) name: Vec<u8>,
+    /// As the server: the handshake of EAP-TLS.
+    pub(super) tls: Option<Tls>,
+    /// As the server: what a handshake has left that is over.
+    pub(super) shown: Option<Proof>,
     /// As the server: methods that the peer was asked for.
     tried: Vec<EapMethod>,
     /// As the server: the challenge that is out.
@@ -69,7 +74,7 @@ impl Ppp {
         self.send_request(eap::IDENTITY, &[], now);
     }
 
-    fn send_request(&mut self, kind: u8, data: &[u8], now: Instant) {
+    pub(super) fn send_request(&mut self, kind: u8, data: &[u8], now: Instant) {
         self.auth.id = self.auth.id.wrapping_add(1);
         self.auth.step = Step::Waiting;
         self.auth.resend = Some(now + self.config.restart_interval);
@@ -128,6 +133,7 @@ impl Ppp {
             (Stage::Challenged(_), eap::NAK) => self.ask_for_method(response.data, now),
             // None of an expanded Nak's types is one that we speak.
             (Stage::Challenged(_), eap::EXPANDED) => self.ask_for_method(&[0], now),
+            (Stage::Challenged(EapMethod::Tls), eap::TLS) => self.handle_tls(response.data, now),
             (Stage::Challenged(method), kind) if kind == method.kind() => {
                 self.handle_eap_answer(method, packet.id, response.data, now);
             }
@@ -140,11 +146,14 @@ impl Ppp {
 
     /// Asks for the next method: one of those the peer names, where it does. There is no second time for any.
     fn ask_for_method(&mut self, named: &[u8], now: Instant) {
-        let verifiable = self.carrier.verifiable;
+        let verifiable = &self.carrier.verifiable;
         let tried = &self.auth.eap.get_or_insert_default().tried;
-        let allowed = self.config.eap_methods.iter().copied().filter(|method| {
-            !tried.contains(method) && verifiable.coverage(method.method()) != Coverage::None
-        });
+        let allowed = self
+            .config
+            .eap_methods
+            .iter()
+            .copied()
+            .filter(|method| !tried.contains(method) && method.coverage(verifiable) != Coverage::None);
         let mut wanted = allowed.filter(|method| named.is_empty() || named.contains(&method.kind()));
         let Some(method) = wanted.next() else {
             let text = "the two ends have no method of EAP in common";
@@ -152,14 +161,18 @@ impl Ppp {
                 .send_packet(protocol::EAP, eap::FAILURE, self.auth.id, &[]);
             return self.end(Ended::new(TerminateCause::UserError, "auth_refused", text), now);
         };
+        let acceptor = verifiable.tls().filter(|_| method == EapMethod::Tls);
+        let exchange = acceptor.and_then(|acceptor| acceptor.accept());
         let mut challenge = [0; MSCHAP_CHALLENGE];
         self.entropy.fill(&mut challenge);
         let eap = self.eap();
         eap.challenge = challenge;
         eap.tried.push(method);
         eap.stage = Stage::Challenged(method);
+        eap.tls = exchange.map(Tls::new);
         let body = eap::valued(&challenge, self.config.auth_name.as_bytes());
         let data = match method {
+            EapMethod::Tls => vec![eap::TLS_START],
             EapMethod::Md5 => body,
             EapMethod::MsChapV2 => {
                 self.eap().exchange = self.auth.id.wrapping_add(1);
@@ -178,6 +191,7 @@ impl Ppp {
     fn handle_eap_answer(&mut self, method: EapMethod, id: u8, data: &[u8], now: Instant) {
         let (challenge, exchange) = (self.eap().challenge, self.eap().exchange);
         let (by, id, body) = match method {
+            EapMethod::Tls => return self.out.dropped(drops::PHASE),
             EapMethod::Md5 => (AuthProtocol::Chap, id, data),
             EapMethod::MsChapV2 => match MsChap::decode(data) {
                 Ok(answer) if answer.op == chap::RESPONSE && answer.id == exchange => {
@@ -195,8 +209,8 @@ impl Ppp {
         };
         // MS-CHAPv2 proves the name that it carries; MD5 proves a password, of whom the Identity said.
         let name = match method {
-            EapMethod::Md5 => std::mem::take(&mut self.eap().name),
             EapMethod::MsChapV2 => answer.name.to_vec(),
+            EapMethod::Md5 | EapMethod::Tls => std::mem::take(&mut self.eap().name),
         };
         self.auth.resend = None;
         self.auth.answers = true;
@@ -214,6 +228,7 @@ impl Ppp {
         if self.eap().stage != Stage::Challenged(EapMethod::MsChapV2) {
             self.out
                 .send_packet(protocol::EAP, eap::SUCCESS, self.auth.id, &[]);
+            let proof = self.eap().shown.take().unwrap_or(proof);
             return Ok(Some((grants, proof)));
         }
         let response = proof.authenticator_response.as_ref().ok_or(())?;
@@ -321,7 +336,10 @@ impl Ppp {
                 self.answer_mschap(request.data, name.as_bytes(), now)?
             }
             _ => {
-                let kinds = self.config.eap_methods.iter().map(|method| method.kind());
+                let spoken = self.config.eap_methods.iter();
+                let kinds = spoken
+                    .filter(|&&method| method != EapMethod::Tls)
+                    .map(|method| method.kind());
                 return Some((eap::NAK, kinds.collect()));
             }
         };

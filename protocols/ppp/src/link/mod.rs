@@ -4,6 +4,7 @@ mod auth;
 mod chap;
 mod control;
 mod eap;
+mod eap_tls;
 mod facts;
 mod network;
 mod proxy;

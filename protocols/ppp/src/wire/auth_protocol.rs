@@ -38,13 +38,13 @@ impl AuthProtocol {
     }
 
     /// Whom it can be checked for; by EAP, whom one of its methods can.
-    pub fn coverage(self, verifiable: Verifiable, eap: &[EapMethod]) -> Coverage {
+    pub fn coverage(self, verifiable: &Verifiable, eap: &[EapMethod]) -> Coverage {
         match self {
             AuthProtocol::Pap => verifiable.coverage(Method::Pap),
             AuthProtocol::Chap => verifiable.coverage(Method::Chap),
             AuthProtocol::MsChapV2 => verifiable.coverage(Method::MsChapV2),
             AuthProtocol::Eap => {
-                let methods = eap.iter().map(|method| verifiable.coverage(method.method()));
+                let methods = eap.iter().map(|method| method.coverage(verifiable));
                 methods.max().unwrap_or(Coverage::None)
             }
         }

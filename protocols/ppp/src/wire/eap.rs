@@ -2,7 +2,7 @@
 
 use super::pap::CONCEALED;
 use super::{Malformed, Packet, chap};
-use sluice_auth::Method;
+use sluice_auth::{Coverage, Method, Verifiable};
 use sluice_spi::wire::Reader;
 
 /// Code of Request.
@@ -22,6 +22,14 @@ pub const NOTIFICATION: u8 = 2;
 pub const NAK: u8 = 3;
 /// Type of MD5-Challenge.
 pub const MD5: u8 = 4;
+/// Type of EAP-TLS (RFC 5216).
+pub const TLS: u8 = 13;
+/// Flag of EAP-TLS: the length of the whole message follows.
+pub const TLS_LENGTH: u8 = 0x80;
+/// Flag of EAP-TLS: more fragments follow.
+pub const TLS_MORE: u8 = 0x40;
+/// Flag of EAP-TLS: the handshake begins.
+pub const TLS_START: u8 = 0x20;
 /// Type of MS-CHAPv2.
 pub const MSCHAP_V2: u8 = 26;
 /// Expanded types (RFC 3748, 5.7), of which none is spoken.
@@ -30,6 +38,8 @@ pub const EXPANDED: u8 = 254;
 /// Ways to prove who one is by EAP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EapMethod {
+    /// A certificate, by TLS (RFC 5216). Only as the server.
+    Tls,
     /// MS-CHAPv2 inside EAP.
     MsChapV2,
     /// MD5-Challenge (RFC 3748, 5.4).
@@ -38,11 +48,12 @@ pub enum EapMethod {
 
 impl EapMethod {
     /// All of them, the strongest first.
-    pub const ALL: [EapMethod; 2] = [EapMethod::MsChapV2, EapMethod::Md5];
+    pub const ALL: [EapMethod; 3] = [EapMethod::Tls, EapMethod::MsChapV2, EapMethod::Md5];
 
     /// The name used in configuration.
     pub fn as_str(self) -> &'static str {
         match self {
+            EapMethod::Tls => "tls",
             EapMethod::MsChapV2 => "mschapv2",
             EapMethod::Md5 => "md5",
         }
@@ -51,16 +62,19 @@ impl EapMethod {
     /// Its type in packets.
     pub fn kind(self) -> u8 {
         match self {
+            EapMethod::Tls => TLS,
             EapMethod::MsChapV2 => MSCHAP_V2,
             EapMethod::Md5 => MD5,
         }
     }
 
-    /// What backends have to check.
-    pub fn method(self) -> Method {
+    /// Whom it can be checked for.
+    pub fn coverage(self, verifiable: &Verifiable) -> Coverage {
         match self {
-            EapMethod::MsChapV2 => Method::MsChapV2,
-            EapMethod::Md5 => Method::Chap,
+            EapMethod::Tls if verifiable.tls().is_none() => Coverage::None,
+            EapMethod::Tls => verifiable.coverage(Method::Certificate),
+            EapMethod::MsChapV2 => verifiable.coverage(Method::MsChapV2),
+            EapMethod::Md5 => verifiable.coverage(Method::Chap),
         }
     }
 }

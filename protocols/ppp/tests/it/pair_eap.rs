@@ -2,15 +2,19 @@
 
 use crate::harness::{Impairment, Pair, Script, carrier, grants, hex, login};
 use crate::pair_chap::verifiable;
-use sluice_auth::{Coverage, Method, Proof, Verdict, Verifiable};
+use sluice_auth::tls::{Handshake, HandshakeFailed, TlsAcceptor, TlsExchange, TlsPeer};
+use sluice_auth::{Coverage, Method, Proof, Secret, SessionKeys, Verdict, Verifiable};
 use sluice_ppp::wire::eap::{self, EapMethod, MsChap, Typed};
 use sluice_ppp::wire::{Packet, chap};
 use sluice_ppp::{AuthProtocol, PppConfig, Role, protocol};
+use std::sync::Arc;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 const PASSWORD: &str = "hunter2";
 const EAP: u16 = protocol::EAP;
+/// The methods of passwords.
+const PASSWORDS: [EapMethod; 2] = [EapMethod::MsChapV2, EapMethod::Md5];
 
 fn config(methods: &[EapMethod]) -> PppConfig {
     PppConfig {
@@ -30,7 +34,7 @@ fn pair(seed: u64, server: &[EapMethod], client: &[EapMethod]) -> Pair {
 
 #[test]
 fn each_method_lets_the_right_password_in_and_no_other() {
-    for method in EapMethod::ALL {
+    for method in PASSWORDS {
         let mut good = pair(1, &[method], &EapMethod::ALL);
         good.start();
         assert!(good.run(SECOND, Pair::both_up), "{method:?}\n{}", good.tail());
@@ -72,7 +76,7 @@ fn the_two_ends_agree_on_a_method_or_end() {
 
 #[test]
 fn an_impaired_path_loses_nobody() {
-    for method in EapMethod::ALL {
+    for method in PASSWORDS {
         for seed in 0..60 {
             let mut pair = pair(200 + seed, &[method], &EapMethod::ALL);
             pair.impairment = Impairment {
@@ -304,4 +308,110 @@ fn answers_are_not_shown() {
     let before = challenge.clone();
     eap::conceal(&mut challenge);
     assert_eq!(challenge, before);
+}
+
+/// A handshake that answers "hello" with 2,500 octets, and ends well with "finish". Everything else is refused.
+struct Fake;
+
+impl TlsAcceptor for Fake {
+    fn accept(&self) -> Option<Box<dyn TlsExchange>> {
+        Some(Box::new(Fake))
+    }
+}
+
+impl TlsExchange for Fake {
+    fn take(&mut self, octets: &[u8], out: &mut Vec<u8>) -> Result<Handshake, HandshakeFailed> {
+        match octets {
+            b"hello" => {
+                out.extend([7; 2500]);
+                Ok(Handshake::Going)
+            }
+            b"finish" => {
+                out.extend(b"finished");
+                Ok(Handshake::Done(TlsPeer {
+                    names: vec!["alice".to_owned(), "a@b.example".to_owned()],
+                    keys: SessionKeys {
+                        send: Secret::new([1; 32]),
+                        receive: Secret::new([2; 32]),
+                    },
+                }))
+            }
+            _ => {
+                out.extend(b"alert");
+                Err(HandshakeFailed("bad".to_owned()))
+            }
+        }
+    }
+}
+
+/// A server that has asked for a certificate, and the name the peer gave.
+fn demanding(name: &[u8]) -> Script {
+    let all = verifiable().with_tls(Some(Arc::new(Fake)));
+    let mut script = opened(Role::Server, all);
+    give(&mut script, eap::RESPONSE, 1, eap::IDENTITY, name);
+    assert_eq!(script.sent().pop().unwrap(), "EAP Request id=2 tls");
+    script
+}
+
+/// Gives a response of TLS to the request that is out, and takes what is in the next.
+fn exchange(script: &mut Script, id: u8, data: &[u8]) -> Vec<u8> {
+    script.forget();
+    give(script, eap::RESPONSE, id, eap::TLS, data);
+    let (_, packet) = script.frames.first().cloned().unwrap_or_default();
+    packet.get(5..).unwrap_or_default().to_vec()
+}
+
+#[test]
+fn a_certificate_is_shown_in_fragments_both_ways() {
+    let mut script = demanding(b"a@b.example");
+    // The first part of "hello" is acknowledged, the whole of it answered in three.
+    let more = [&[0xc0, 0, 0, 0, 5][..], b"he"].concat();
+    assert_eq!(exchange(&mut script, 2, &more), [0]);
+    let first = exchange(&mut script, 3, b"\0llo");
+    assert_eq!(first[..5], [0xc0, 0, 0, 0x09, 0xc4]);
+    // A fragment is no answer to a fragment.
+    give(&mut script, eap::RESPONSE, 4, eap::TLS, b"\0no");
+    let second = exchange(&mut script, 4, &[0]);
+    let third = exchange(&mut script, 5, &[0]);
+    assert_eq!((second[0], third[0]), (0x40, 0));
+    assert_eq!(first.len() - 5 + second.len() - 1 + third.len() - 1, 2500);
+    let last = exchange(&mut script, 6, b"\0finish");
+    assert_eq!(last[5..], *b"finished");
+    assert_eq!(script.said.asked, 0);
+    exchange(&mut script, 7, &[0]);
+    assert_eq!(script.said.asked, 1);
+    assert_eq!(script.sent()[0], "EAP Success id=7");
+    let keys = script.link.session_keys().unwrap();
+    assert_eq!(keys.send.expose(), [1; 32]);
+}
+
+#[test]
+fn certificates_that_are_wrong_or_of_others_are_refused() {
+    let mut wrong = demanding(b"alice");
+    assert_eq!(exchange(&mut wrong, 2, b"\0nonsense")[5..], *b"alert");
+    exchange(&mut wrong, 3, &[0]);
+    let mut other = demanding(b"bob");
+    exchange(&mut other, 2, b"\0finish");
+    exchange(&mut other, 3, &[0]);
+    // One that says it is longer than anything, and one that never ends.
+    let mut long = demanding(b"alice");
+    let part = [&[0xc0, 0xff, 0xff, 0xff, 0xff][..], &[0; 1000]].concat();
+    let mut id = 2;
+    while long.said.asked == 0 && id < 60 && exchange(&mut long, id, &part) == [0] {
+        id += 1;
+    }
+    assert!((30..40).contains(&id), "{id}");
+    for (script, id) in [(&mut wrong, 3), (&mut other, 3), (&mut long, id)] {
+        assert_eq!(script.said.asked, 0);
+        assert_eq!(script.sent()[0], format!("EAP Failure id={id}"));
+        script.pass(10 * SECOND);
+        assert_eq!(script.said.code(), Some("auth_rejected"));
+    }
+}
+
+#[test]
+fn no_certificate_is_asked_for_where_there_is_none_of_our_own() {
+    let mut script = opened(Role::Server, verifiable());
+    give(&mut script, eap::RESPONSE, 1, eap::IDENTITY, b"alice");
+    assert_eq!(script.sent().pop().unwrap(), "EAP Request id=2 mschapv2");
 }

@@ -21,7 +21,7 @@ impl Control {
             calling: call.calling.clone(),
             called: call.called.clone(),
             mtu: self.config().inner_mtu(),
-            verifiable: call.verifiable,
+            verifiable: call.verifiable.clone(),
         }
     }
 
