@@ -51,6 +51,10 @@ impl SandboxConfig {
             .tls
             .iter()
             .flat_map(|tls| [tls.certificate.as_path(), tls.key.as_path()]);
+        let certificates = config.users.certificates.iter();
+        let certificates = certificates
+            .flat_map(|files| [&files.certificate, &files.key, &files.client_ca].map(PathBuf::as_path));
+        let tls = tls.chain(certificates);
         Self {
             layers: config.sandbox,
             read: directories(
