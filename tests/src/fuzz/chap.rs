@@ -1,7 +1,8 @@
 //! Targets for CHAP and EAP: their packets, and the Authenticate phase of a link fed with them.
 
 use bytes::BytesMut;
-use sluice_auth::{Coverage, Method, Proof, RejectReason, Secret, Verdict, Verifiable};
+use sluice_auth::tls::{Handshake, HandshakeFailed, TlsAcceptor, TlsExchange, TlsPeer};
+use sluice_auth::{Coverage, Method, Proof, RejectReason, Secret, SessionKeys, Verdict, Verifiable};
 use sluice_ppp::wire::{LcpOption, Packet, chap, describe, eap};
 use sluice_ppp::{AuthProtocol, Carrier, Login, Ppp, PppConfig, PppEvent, PppHeader, Role, protocol};
 use sluice_testkit::Seeded;
@@ -96,6 +97,35 @@ fn link(data: &[u8]) {
     }
 }
 
+/// A handshake that answers anything with more than fits into a request, and ends with what begins with "end".
+struct Handshakes;
+
+impl TlsAcceptor for Handshakes {
+    fn accept(&self) -> Option<Box<dyn TlsExchange>> {
+        Some(Box::new(Handshakes))
+    }
+}
+
+impl TlsExchange for Handshakes {
+    fn take(&mut self, octets: &[u8], out: &mut Vec<u8>) -> Result<Handshake, HandshakeFailed> {
+        out.extend_from_slice(&[7; 1500]);
+        if octets.starts_with(b"bad") {
+            return Err(HandshakeFailed("bad".to_owned()));
+        }
+        if !octets.starts_with(b"end") {
+            return Ok(Handshake::Going);
+        }
+        let key = Secret::new([1; 32]);
+        Ok(Handshake::Done(TlsPeer {
+            names: vec!["alice".to_owned()],
+            keys: SessionKeys {
+                send: key.clone(),
+                receive: key,
+            },
+        }))
+    }
+}
+
 /// A link whose LCP is open: both ends have said and acknowledged the least.
 fn opened(first: u8, now: Instant) -> Ppp {
     let method = match (first & 8, first & 2) {
@@ -120,6 +150,14 @@ fn opened(first: u8, now: Instant) -> Ppp {
         called: None,
         mtu: 1400,
         verifiable: all.fold(Verifiable::none(), |all, method| all.with(method, Coverage::All)),
+    };
+    let tls: Option<Arc<dyn TlsAcceptor>> = match first & 16 {
+        0 => None,
+        _ => Some(Arc::new(Handshakes)),
+    };
+    let carrier = Carrier {
+        verifiable: carrier.verifiable.with_tls(tls),
+        ..carrier
     };
     let config = PppConfig {
         auth_methods: vec![method],
@@ -235,9 +273,20 @@ pub(super) fn packets() -> Vec<Vec<u8>> {
         typed(eap::REQUEST, 8, eap::MSCHAP_V2, &mschap(3, b"S=00")),
         told(eap::SUCCESS, 6, b""),
     ];
+    let shown = [
+        typed(eap::RESPONSE, 1, eap::IDENTITY, b"alice"),
+        typed(eap::RESPONSE, 2, eap::TLS, b"\xc0\0\0\0\x06be"),
+        typed(eap::RESPONSE, 3, eap::TLS, b"\0gin!"),
+        typed(eap::RESPONSE, 4, eap::TLS, b"\0"),
+        typed(eap::RESPONSE, 5, eap::TLS, b"\0end"),
+        typed(eap::RESPONSE, 6, eap::TLS, b"\0"),
+        typed(eap::RESPONSE, 7, eap::TLS, b"\0"),
+    ];
+    let by_tls = [24, 28].map(|first| conversation(first, &shown));
     let by_eap = [8, 9, 12].map(|first| conversation(first, &spoken));
+    let by_eap = by_eap.into_iter().chain(by_tls);
     let by_chap = (0..8).map(|first| conversation(first, &alone));
-    let alone = alone.iter().chain(&spoken).cloned();
+    let alone = alone.iter().chain(&spoken).chain(&shown).cloned();
     alone.chain(by_chap.collect::<Vec<_>>()).chain(by_eap).collect()
 }
 
@@ -247,10 +296,29 @@ mod tests {
 
     #[test]
     fn conversations_begin_in_the_authenticate_phase() {
-        for first in 0..16 {
+        for first in 0..32 {
             let link = opened(first, Instant::now());
             let state = link.facts().into_iter().find(|fact| fact.name == "lcp_state");
             assert!(state.is_some_and(|fact| fact.value == "Opened"), "{first}");
         }
+    }
+
+    #[test]
+    fn the_handshake_of_the_seeds_comes_to_its_end() {
+        let now = Instant::now();
+        let mut link = opened(24, now);
+        let seeds = packets();
+        let conversation = seeds.iter().find(|seed| seed.first() == Some(&24));
+        let mut rest = &conversation.expect("a seed by EAP-TLS")[1..];
+        while let Some((&length, after)) = rest.split_first() {
+            let (packet, after) = after.split_at(usize::from(length));
+            let frame = [&protocol::EAP.to_be_bytes()[..], packet].concat();
+            if length > 0 {
+                link.handle_frame(&frame, now);
+                drain(&mut link, true, now);
+            }
+            rest = after;
+        }
+        assert!(link.session_keys().is_some());
     }
 }
