@@ -79,6 +79,8 @@ impl State {
             (Opening | Authenticating | Establishing, Established) => true,
             (Established | Recovering, Suspended) => true,
             (Suspended | Recovering, Established) => true,
+            // A client that waits for its peer goes on to wait.
+            (Recovering, Establishing) => true,
             (Suspended | Established, Recovering) => true,
             _ => false,
         }

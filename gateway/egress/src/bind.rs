@@ -9,6 +9,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +38,17 @@ pub struct BindSpec<'a> {
     pub way: &'a Way,
     /// A random number: where in the range the search starts.
     pub random: u64,
+}
+
+/// A listener between two processes.
+#[derive(Debug)]
+pub struct ParkedWait {
+    /// Its socket.
+    pub listener: OwnedFd,
+    /// Where peers reach it.
+    pub told: SocketAddr,
+    /// Whose connections are taken; empty: anybody's.
+    pub peers: Vec<IpAddr>,
 }
 
 /// A listener for one connection. Dropped, it is closed.
@@ -167,8 +179,29 @@ impl Waiting {
         self.told
     }
 
+    /// Stops to wait, for another process to go on: who comes meanwhile waits in the kernel's queue.
+    pub fn park(self) -> io::Result<ParkedWait> {
+        Ok(ParkedWait {
+            listener: self.listener.into_std()?.into(),
+            told: self.told,
+            peers: self.peers,
+        })
+    }
+
+    /// Goes on to wait.
+    pub(crate) fn resume(parked: ParkedWait, counters: Arc<Counters>) -> io::Result<Self> {
+        let listener = std::net::TcpListener::from(parked.listener);
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener: TcpListener::from_std(listener)?,
+            told: parked.told,
+            peers: parked.peers,
+            counters,
+        })
+    }
+
     /// Waits for the connection of an expected peer. Others are closed, and the wait goes on.
-    pub async fn accept(self, timeout: Duration) -> Result<(TcpStream, SocketAddr), Failed> {
+    pub async fn accept(&self, timeout: Duration) -> Result<(TcpStream, SocketAddr), Failed> {
         let deadline = Instant::now() + timeout;
         loop {
             match tokio::time::timeout_at(deadline, self.listener.accept()).await {
@@ -265,6 +298,28 @@ mod tests {
         assert_eq!(counters.get(Counter::ForeignPeer), 1);
         assert_eq!(counters.get(Counter::Accepted), 1);
         // The listener is gone with the wait.
+        drop(waiting);
+        assert!(TcpStream::connect(at).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_was_parked_finds_who_came_meanwhile() {
+        let (way, counters) = (Way::default(), Arc::new(Counters::default()));
+        let expected = Ipv4Addr::new(127, 0, 0, 2);
+        let waiting = BindSpec {
+            peers: vec![expected.into()],
+            ..spec(&way)
+        };
+        let waiting = bind(waiting, counters.clone()).unwrap();
+        let at = waiting.told();
+        let parked = waiting.park().unwrap();
+        let coming = connect_from(expected, at).await;
+        let waiting = Waiting::resume(parked, counters.clone()).unwrap();
+        assert_eq!(waiting.told(), at);
+        let (_, peer) = waiting.accept(SECOND).await.unwrap();
+        assert_eq!(peer, coming.local_addr().unwrap());
+        assert_eq!(counters.get(Counter::Accepted), 1);
+        drop(waiting);
         assert!(TcpStream::connect(at).await.is_err());
     }
 

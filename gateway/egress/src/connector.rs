@@ -1,6 +1,6 @@
 //! Reaching targets.
 
-use crate::bind::{self, BindSpec, Waiting};
+use crate::bind::{self, BindSpec, ParkedWait, Waiting};
 use crate::counters::{Counter, Counters};
 use crate::dial::Dial;
 use crate::eyeballs::{Attempt, Candidate, Local, Lookups, race};
@@ -141,6 +141,11 @@ impl Connector {
     /// Starts to wait for a peer's connection.
     pub fn bind(&self, spec: BindSpec<'_>) -> Result<Waiting, Failed> {
         bind::bind(spec, self.egress.counters.clone())
+    }
+
+    /// Goes on to wait where another process stopped.
+    pub fn resume_bind(&self, parked: ParkedWait) -> io::Result<Waiting> {
+        Waiting::resume(parked, self.egress.counters.clone())
     }
 
     async fn connect_uncounted(&self, request: &Request<'_>) -> Result<Connected, Failed> {

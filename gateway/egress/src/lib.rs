@@ -21,7 +21,7 @@ mod sys;
 mod upstream;
 mod wire;
 
-pub use bind::{BindSpec, Waiting};
+pub use bind::{BindSpec, ParkedWait, Waiting};
 pub use connector::{Connected, Connector, Egress, EgressConfig};
 pub use counters::{Counter, Counters};
 pub use failure::{Cause, Failed};

@@ -1,11 +1,12 @@
 //! What is kept of a connection over a restart: who is served what, in the envelope of `sluice_spi::checkpoint`. The
-//! sockets are the gateway's to keep. A connection that is being set up is not kept, and no secret is.
+//! sockets are the gateway's to keep. A connection that is being set up is not kept, except where it waits for the peer
+//! of a BIND, and no secret is.
 //!
 //! Without its sockets a checkpoint is worth nothing, so `Event::CheckpointDue` is never given: the gateway asks for
 //! checkpoints when it hands the sockets over.
 
 use crate::config::AuthMethod;
-use crate::machine::{Connection, Established, Version};
+use crate::machine::{Connection, Established, Version, Wait};
 use crate::wire::{Command, method};
 use bytes::{BufMut, Bytes, BytesMut};
 use sluice_auth::Host;
@@ -13,9 +14,10 @@ use sluice_spi::checkpoint::{self, CheckpointError};
 use sluice_spi::wire::{MAX_TEXT, Reader, put_string16};
 use sluice_spi::{MachineKey, PeerAddr, Target};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::{Duration, Instant};
 
 /// Number of this format.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 /// Longest name of a user in octets: [`MAX_TEXT`] characters, each escaped to the longest form (`\u{10ffff}`).
 const MAX_USER: usize = MAX_TEXT * 10;
 
@@ -27,9 +29,10 @@ pub(crate) struct Saved {
 }
 
 /// Writes a connection's checkpoint; `None` where nothing is established.
-pub(crate) fn write(connection: &Connection) -> Option<Bytes> {
-    let established = connection.established()?;
-    let mut out = BytesMut::with_capacity(160);
+pub(crate) fn write(connection: &Connection, now: Instant) -> Option<Bytes> {
+    let established = connection.established(now)?;
+    let early = established.wait.as_ref().map_or(0, |wait| wait.early.len());
+    let mut out = BytesMut::with_capacity(160 + early);
     out.put_u32(connection.key.0);
     put_address(connection.peer.remote, &mut out);
     put_address(connection.peer.local, &mut out);
@@ -44,6 +47,15 @@ pub(crate) fn write(connection: &Connection) -> Option<Bytes> {
     );
     put_optional(established.local, &mut out);
     put_optional(established.remote, &mut out);
+    match &established.wait {
+        Some(wait) => {
+            out.put_u8(1);
+            out.put_u64(u64::try_from(wait.left.as_millis()).unwrap_or(u64::MAX));
+            out.put_u32(u32::try_from(wait.early.len()).unwrap_or(u32::MAX));
+            out.put_slice(&wait.early);
+        }
+        None => out.put_u8(0),
+    }
     Some(checkpoint::seal(FORMAT, &out))
 }
 
@@ -92,6 +104,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Saved, CheckpointError> {
     if is_relay && established.version == Version::V4 {
         return Err(CheckpointError::Invalid("command"));
     }
+    if established.wait.is_some() && established.command != Command::Bind {
+        return Err(CheckpointError::Invalid("wait"));
+    }
     Ok(Saved {
         key,
         peer,
@@ -130,7 +145,21 @@ fn established(reader: &mut Reader<'_>) -> Result<Established, CheckpointError> 
         user: (!user.is_empty()).then(|| user.into()),
         local: optional(reader)?,
         remote: optional(reader)?,
+        wait: wait(reader)?,
     })
+}
+
+fn wait(reader: &mut Reader<'_>) -> Result<Option<Wait>, CheckpointError> {
+    match reader.u8()? {
+        0 => Ok(None),
+        1 => {
+            let left = Duration::from_millis(reader.u64()?);
+            let length = usize::try_from(reader.u32()?).unwrap_or(usize::MAX);
+            let early = reader.take(length)?.to_vec();
+            Ok(Some(Wait { left, early }))
+        }
+        _ => Err(CheckpointError::Invalid("flag")),
+    }
 }
 
 fn string<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], CheckpointError> {

@@ -87,7 +87,7 @@ impl Factory for SocksFactory {
         let config = Arc::clone(&self.config);
         let connection = match open {
             Open::Accepted { key, peer } => Connection::accepted(config, key, peer, now),
-            Open::Restored { checkpoint } => Connection::restored(config, checkpoint::read(checkpoint)?),
+            Open::Restored { checkpoint } => Connection::restored(config, checkpoint::read(checkpoint)?, now),
             Open::Initiated { .. } => return Err(OpenError::NotSupported),
         };
         Ok(Box::new(connection))

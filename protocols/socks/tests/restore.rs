@@ -8,9 +8,9 @@ use sluice_spi::checkpoint::{CheckpointError, open, seal};
 use sluice_spi::{
     ChannelFailure, Entropy, Factory, JoinEnd, LocalRef, Open, OpenError, PeerAddr, ShardId, StreamEnd,
 };
-use sluice_testkit::stream::Stage;
+use sluice_testkit::stream::{self, Outcome, Stage};
 use sluice_testkit::{Seeded, StreamNode, contract, mutate};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn up(name: &str) -> StreamNode {
     let mut node = node(TRUSTING);
@@ -87,6 +87,79 @@ fn nothing_is_kept_of_what_is_not_established() {
     assert_eq!(node.checkpoint(), None);
 }
 
+/// A node whose client waits for a peer that comes only after a restart, and has sent something ahead.
+fn waiting(text: &str, vector_name: &str) -> StreamNode {
+    let mut node = node(text);
+    node.dialer = Box::new(|_| {
+        let local = stream::OUTSIDE.into();
+        vec![(Duration::ZERO, Outcome::Listening(local))]
+    });
+    say(&mut node, &vector(vector_name));
+    node.give(CLIENT, b"early");
+    assert_eq!(fact(&node, "state").as_deref(), Some("listening"));
+    node
+}
+
+#[test]
+fn a_bind_goes_on_to_wait_for_its_peer() {
+    for name in ["bind", "v4_bind"] {
+        let mut node = waiting(TRUSTING, name);
+        let told = node.sent(CLIENT).len();
+        node.pass(Duration::from_secs(100));
+        for _ in 0..3 {
+            let (before, facts) = (node.checkpoint().unwrap(), node.machine().unwrap().describe());
+            node.restart(&factory(TRUSTING)).unwrap();
+            assert_eq!(node.checkpoint().unwrap(), before);
+            assert_eq!(node.machine().unwrap().describe(), facts);
+            assert_eq!(node.stage(OTHER), Some(Stage::Listening));
+            assert_eq!(node.sent(CLIENT).len(), told, "the first reply comes again");
+        }
+        node.dialer = stream::reaches_everything(Duration::from_secs(1));
+        node.restart(&factory(TRUSTING)).unwrap();
+        node.give(CLIENT, b" bird");
+        node.pass(Duration::from_secs(2));
+        assert!(node.sent(CLIENT).len() > told, "there is no second reply");
+        assert_eq!(node.joined(), [LocalRef(1)]);
+        assert_eq!(node.log.sessions_up(), [LocalRef(1)]);
+        node.part(LocalRef(1), JoinEnd::Finished);
+        assert_eq!(node.passed(CLIENT), b"early bird");
+        is_over_with_recovery(&node);
+    }
+}
+
+#[test]
+fn a_bind_waits_no_longer_for_having_been_restored() {
+    let mut node = waiting(TRUSTING, "bind");
+    node.pass(Duration::from_secs(100));
+    let end = node.next_timeout().unwrap();
+    node.restart(&factory(TRUSTING)).unwrap();
+    assert_eq!(node.next_timeout(), Some(end));
+    node.pass(end - node.clock.now());
+    assert_eq!(ended(&node).code, "bind_timeout");
+    is_over_with_recovery(&node);
+    // A shorter wait that is configured meanwhile holds.
+    let mut node = waiting(TRUSTING, "bind");
+    let shorter = format!("{TRUSTING}bind_timeout = \"7s\"\n");
+    node.restart(&factory(&shorter)).unwrap();
+    node.pass(Duration::from_secs(7));
+    assert_eq!(ended(&node).code, "bind_timeout");
+}
+
+#[test]
+fn a_bind_that_lost_its_socket_is_told_by_the_second_reply() {
+    let mut node = waiting(TRUSTING, "bind");
+    node.restart(&factory(TRUSTING)).unwrap();
+    node.lose(OTHER, ChannelFailure::Resources);
+    assert!(node.sent(CLIENT).ends_with(&[5, 1, 0, 1, 0, 0, 0, 0, 0, 0]));
+    is_over_with_recovery(&node);
+    let mut node = waiting(TRUSTING, "bind");
+    node.restart(&factory(TRUSTING)).unwrap();
+    node.end(CLIENT, StreamEnd::Finished);
+    assert_eq!(ended(&node).code, "client_gone");
+    assert_eq!(node.stage(OTHER), Some(Stage::Closed));
+    is_over_with_recovery(&node);
+}
+
 #[test]
 fn a_socket_that_is_lost_ends_the_session() {
     for (channel, code) in [(OTHER, "not_resumed"), (CLIENT, "client_reset")] {
@@ -112,8 +185,9 @@ fn addresses_of_both_families_are_kept() {
 
 #[test]
 fn a_damaged_checkpoint_is_refused() {
-    for name in ["connect_login", "udp_associate", "v4a_connect"] {
-        let good = up(name).checkpoint().unwrap();
+    let waits = waiting(TRUSTING, "bind");
+    for node in [up("connect_login"), up("udp_associate"), up("v4a_connect"), waits] {
+        let good = node.checkpoint().unwrap();
         assert!(read(&good).is_ok());
         for damaged in mutate::all(&good, 1, 200) {
             if damaged != good {

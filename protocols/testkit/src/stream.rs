@@ -114,6 +114,8 @@ struct Channel {
     /// What came in while it was joined, and what was given to the join.
     passed: Vec<u8>,
     relay: Option<Box<RelaySpec>>,
+    /// Whether it waited when its machine was restored: the new one asks for it again.
+    kept: bool,
 }
 
 impl Channel {
@@ -126,6 +128,7 @@ impl Channel {
             sent: Vec::new(),
             passed: Vec::new(),
             relay: None,
+            kept: false,
         }
     }
 }
@@ -357,6 +360,9 @@ impl StreamNode {
         let checkpoint = self.checkpoint().expect("something is established");
         self.machine = None;
         self.answers.clear();
+        for channel in self.channels.values_mut() {
+            channel.kept = channel.stage == Stage::Listening;
+        }
         for (first, second) in std::mem::take(&mut self.joins).into_values() {
             for channel in [first, second] {
                 self.channels.get_mut(&channel).expect("a channel").stage = Stage::Open;
@@ -644,11 +650,7 @@ impl StreamNode {
     }
 
     fn wish(&mut self, channel: ChannelRef, wish: Wish) {
-        // A relay may be asked for again by a machine that was restored.
-        let again = self
-            .channels
-            .get(&channel)
-            .is_some_and(|former| former.relay.is_some());
+        let again = self.channels.get(&channel).is_some_and(|former| former.kept);
         assert!(
             again || !self.channels.contains_key(&channel),
             "{channel:?} is asked for twice"

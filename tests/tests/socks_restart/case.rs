@@ -92,6 +92,24 @@ impl Case {
         stream
     }
 
+    /// The same from an address of the client's choice.
+    pub(crate) fn connect_from(&self, source: SocketAddr, address: SocketAddr) -> TcpStream {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let stream = self.namespace.inside(|| {
+            let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+            bind(&socket, &source).unwrap();
+            connect(&socket, &address).unwrap();
+            TcpStream::from(socket)
+        });
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Whether nobody listens there.
+    pub(crate) fn refuses(&self, address: SocketAddr) -> bool {
+        self.namespace.inside(|| TcpStream::connect(address).is_err())
+    }
+
     pub(crate) fn datagrams(&self) -> (UdpSocket, SocketAddr) {
         let socket = self
             .namespace

@@ -1,6 +1,6 @@
 //! Each kind of connection over a restart.
 
-use crate::case::{CONFIG, Case, passes, reply, wrapped};
+use crate::case::{CONFIG, Case, PATIENCE, passes, read, reply, wrapped};
 use sluice_tests::rig::{sh, wait_for};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -8,6 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const RESTARTS: u64 = 3;
+
+/// A request to connect to where nobody answers: packets to it are dropped.
+const SILENT: &[u8] = &[5, 1, 0, 1, 127, 0, 0, 77, 0, 80];
+const SILENCE: &str =
+    "table ip silence { chain input { type filter hook input priority 0; ip daddr 127.0.0.77 drop; }; }";
 
 #[test]
 fn an_idle_connection_speaks_after_restarts_and_its_session_is_the_same() {
@@ -95,6 +100,48 @@ fn a_bound_connection_goes_on() {
 }
 
 #[test]
+fn a_bind_goes_on_to_wait_for_its_peer() {
+    let Some(mut case) = Case::start() else { return };
+    let (mut early, mut late, mut left) = (case.logged_in(), case.logged_in(), case.logged_in());
+    let only: SocketAddr = "127.0.0.2:0".parse().unwrap();
+    let bound = [&mut early, &mut late, &mut left].map(|client| {
+        let (code, at) = case.ask(client, 2, only);
+        assert_eq!(code, 0);
+        at
+    });
+    early.write_all(b"ahead").unwrap();
+    let before = case.gateway.sessions();
+    case.restart();
+    // A stranger does not end the wait.
+    let mut stranger = case.connect_to(bound[0]);
+    assert!(matches!(stranger.read(&mut [0; 8]), Ok(0) | Err(_)));
+    let mut peer = case.connect_from(only, bound[0]);
+    assert_eq!(reply(&mut early), (0, peer.local_addr().unwrap()));
+    assert_eq!(read(&mut peer, 5), b"ahead");
+    passes(&mut early, &mut peer, b"after");
+    passes(&mut peer, &mut early, b"and back");
+    for _ in 1..RESTARTS {
+        case.restart();
+    }
+    let mut peer = case.connect_from(only, bound[1]);
+    assert_eq!(reply(&mut late), (0, peer.local_addr().unwrap()));
+    passes(&mut late, &mut peer, b"at last");
+    let after = case.gateway.sessions();
+    assert_eq!(after.len(), before.len());
+    for session in &before {
+        assert!(
+            after.iter().any(|other| other["id"] == session["id"]),
+            "{session}"
+        );
+    }
+    // Whose client leaves is closed at once.
+    drop(left);
+    wait_for("the last to close", PATIENCE, || {
+        case.refuses(bound[2]).then_some(())
+    });
+}
+
+#[test]
 fn datagrams_go_on() {
     let Some(mut case) = Case::start() else { return };
     let (target, target_at) = case.datagrams();
@@ -138,10 +185,13 @@ fn datagrams_go_on() {
 fn a_request_in_progress_is_answered_and_who_connects_meanwhile_is_served() {
     let Some(mut case) = Case::start() else { return };
     let (listener, target) = case.listen();
-    let mut bound = case.logged_in();
-    let anybody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-    let (code, _) = case.ask(&mut bound, 2, anybody);
-    assert_eq!(code, 0);
+    let mut connecting = case.logged_in();
+    case.namespace.nft(SILENCE);
+    connecting.write_all(SILENT).unwrap();
+    wait_for("the connection to begin", PATIENCE, || {
+        let asking = case.namespace.sh("ss -Htn state syn-sent").unwrap();
+        (!asking.is_empty()).then_some(())
+    });
     let mut greeted = case.logged_in();
     let (stop, stop_answering) = (AtomicBool::new(false), AtomicBool::new(false));
     let (case_ref, stop_ref, last_ref) = (&mut case, &stop, &stop_answering);
@@ -182,9 +232,9 @@ fn a_request_in_progress_is_answered_and_who_connects_meanwhile_is_served() {
         served.unwrap_or_else(|_| panic!("{}", case_ref.gateway.last_log()))
     });
     assert!(served > 0);
-    let (code, _) = reply(&mut bound);
+    let (code, _) = reply(&mut connecting);
     assert_eq!(code, 1, "general failure");
-    assert_eq!(bound.read(&mut [0; 8]).unwrap(), 0);
+    assert_eq!(connecting.read(&mut [0; 8]).unwrap(), 0);
     assert_eq!(read_to_end(&mut greeted), b"");
     assert!(case.gateway.sessions().is_empty());
 }

@@ -3,6 +3,7 @@
 
 use super::Engine;
 use crate::SessionId;
+use crate::clock::Limit;
 use crate::event::EngineEvent;
 use crate::model::{Session, State};
 use crate::record;
@@ -11,11 +12,22 @@ use bytes::Bytes;
 use sluice_spi::ShardId;
 
 impl Engine {
-    /// The record of an established session without a tunnel, for [`Engine::take_in_connection`] of the next process;
-    /// `None`: it is none, or not (any more) to be kept.
+    /// Somebody whom nobody can hurry is waited for, such as the peer of a BIND: how long is bounded by the session's
+    /// machine from now on, and no longer by the time that sessions have to be established.
+    pub fn waits_for_peer(&self, id: SessionId) {
+        let shard = self.table.session(id, |live| live.session.origin.shard);
+        if let Some(shard) = shard {
+            self.clocks.set(shard, id, Limit::Opening, None);
+        }
+    }
+
+    /// The record of a session without a tunnel that is established, or waits for its peer
+    /// ([`Engine::waits_for_peer`]), for [`Engine::take_in_connection`] of the next process; `None`: it is none, or not
+    /// (any more) to be kept.
     pub fn connection_record(&self, id: SessionId) -> Option<Bytes> {
         let session = self.table.session(id, |live| {
-            let kept = live.session.state == State::Established && live.ending.is_none();
+            let state = live.session.state;
+            let kept = (state == State::Established || state.is_opening()) && live.ending.is_none();
             (kept && live.session.tunnel.is_none()).then(|| live.session.clone())
         });
         session.flatten().as_ref().map(record::encode_connection)
@@ -38,7 +50,8 @@ impl Engine {
         Ok(session)
     }
 
-    /// A session from a record is established again, with what is left of its timeouts. False where it is no such one.
+    /// A session from a record is as it was: established, with what is left of its timeouts, or waiting for its peer.
+    /// False where it is no such one.
     pub fn connection_recovered(&self, id: SessionId, now: Now) -> bool {
         self.go_on(id, now)
     }

@@ -35,7 +35,7 @@ impl Engine {
     fn finish(&self, mut live: Box<LiveSession>, ended: &Ended, path: PathStats, now: Now) {
         live.count(path);
         let mut session = live.session;
-        let was_opening = session.established.is_none() && session.restored == 0;
+        let was_opening = session.established.is_none();
         session.state = State::Closed;
         session.ended = Some(rounded(now.wall));
         session.end = Some(ended.clone());

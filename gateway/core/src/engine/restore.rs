@@ -212,7 +212,7 @@ impl Engine {
     pub(super) fn take_in_session(&self, session: Session, now: Instant) {
         let (id, user) = (session.id, session.user().map(str::to_owned));
         lock(&self.mint).seen(id.value());
-        lock(&self.admission).add_session(session.peer.remote.ip(), false);
+        lock(&self.admission).add_session(session.peer.remote.ip(), session.established.is_none());
         let counters = session.counters;
         let is_connection = session.tunnel.is_none();
         let mut live = LiveSession::new(session, now);
@@ -362,8 +362,17 @@ impl Engine {
     /// A restored session is established again, with what is left of its timeouts.
     pub(super) fn go_on(&self, id: SessionId, now: Now) -> bool {
         let session = self.table.session(id, |live| {
-            if live.session.state != State::Recovering || !live.become_state(State::Established) {
+            let waits = live.session.established.is_none();
+            let former = if waits {
+                State::Establishing
+            } else {
+                State::Established
+            };
+            if live.session.state != State::Recovering || !live.become_state(former) {
                 return None;
+            }
+            if waits {
+                return Some(None);
             }
             if let Some(timeout) = live.session.limits.idle_timeout {
                 let silence = between(live.session.last_activity, now.wall);
@@ -371,10 +380,14 @@ impl Engine {
                 live.active = now.instant.checked_sub(silence).unwrap_or(now.instant);
             }
             let silence = now.instant.saturating_duration_since(live.active);
-            Some((live.session.clone(), silence))
+            Some(Some((live.session.clone(), silence)))
         });
-        let Some((session, silence)) = session.flatten() else {
+        let Some(went_on) = session.flatten() else {
             return false;
+        };
+        self.recovered.fetch_add(1, Ordering::Relaxed);
+        let Some((session, silence)) = went_on else {
+            return true;
         };
         let (shard, limits) = (session.origin.shard, session.limits);
         let age = between(session.established.unwrap_or(session.created), now.wall);
@@ -386,7 +399,6 @@ impl Engine {
             .set(shard, id, Limit::Session, left(limits.session_timeout, age));
         self.clocks
             .set(shard, id, Limit::Idle, left(limits.idle_timeout, silence));
-        self.recovered.fetch_add(1, Ordering::Relaxed);
         true
     }
 

@@ -315,11 +315,14 @@ impl<P: Plane> Driver<P> {
                 session,
                 channel,
                 from,
-            } => of(session).map(|(session, profile)| Ask::Listen {
-                session,
-                profile,
-                channel,
-                from,
+            } => of(session).map(|(session, profile)| {
+                self.engine.waits_for_peer(session);
+                Ask::Listen {
+                    session,
+                    profile,
+                    channel,
+                    from,
+                }
             }),
             Event::OpenRelay {
                 session: local,

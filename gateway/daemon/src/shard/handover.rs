@@ -197,24 +197,27 @@ impl<P: Plane> Driver<P> {
     }
 
     /// Takes a connection's machine out, without a word to its client: another process goes on with it. `None`: it
-    /// cannot be handed over, and lives on.
-    pub(super) fn leave(&mut self, connection: &Connection, now: Now) -> Option<Left> {
+    /// cannot be handed over, and lives on. `waits` is what was asked of policy where the connection stands on nothing yet,
+    /// as its peer has not come.
+    pub(super) fn leave(&mut self, connection: &Connection, waits: Option<Asked>, now: Now) -> Option<Left> {
         if !self.lives(connection) {
             return None;
         }
         let slot = connection.slot;
         let (&local, entry) = self.slots.get(slot)?.sessions.first_key_value()?;
         let (id, profile, stats) = (entry.id, entry.profile.clone(), entry.stats(&self.plane));
-        let standing = entry.standing.clone()?;
+        let standing = entry.standing.clone();
+        let asked = standing.as_ref().map(|standing| standing.asked.clone());
+        let asked = asked.or(waits)?;
         if let Some(stats) = stats {
-            Self::charge_last(Some(&standing), &stats, now);
+            Self::charge_last(standing.as_ref(), &stats, now);
             self.engine.update_counters(id, stats, now);
         }
         let checkpoint = self.guarded(slot, |machine| Ok(machine.checkpoint(now.instant)));
         let left = Left {
             local,
             profile,
-            asked: standing.asked.clone(),
+            asked,
             checkpoint: checkpoint.flatten()?,
             session: self.engine.connection_record(id)?,
         };

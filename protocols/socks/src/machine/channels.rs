@@ -124,7 +124,7 @@ impl Connection {
                 self.notice_gone();
             }
             // After a restart, which may have moved it.
-            (Phase::Relaying, _) => self.local = Some(local),
+            (Phase::Relaying | Phase::Listening, _) => self.local = Some(local),
             _ => {}
         }
     }
@@ -181,7 +181,7 @@ impl Connection {
     }
 
     /// A connection that goes on after a restart. Its sockets are there already: it takes up its channels again.
-    pub(crate) fn restored(config: Arc<Config>, saved: Saved) -> Self {
+    pub(crate) fn restored(config: Arc<Config>, saved: Saved, now: Instant) -> Self {
         let mut connection = Self::new(config, saved.key, saved.peer);
         let established = saved.established;
         connection.version = Some(established.version);
@@ -203,7 +203,17 @@ impl Connection {
             tunnel,
             sessions: vec![SESSION],
         });
-        if connection.command == Command::UdpAssociate {
+        if let (Some(wait), Some(from)) = (established.wait, connection.target.clone()) {
+            let left = wait.left.min(connection.config.bind_timeout);
+            connection.deadline = Some(now + left);
+            connection.input = wait.early;
+            connection.event(Event::ListenChannel {
+                session: SESSION,
+                channel: OTHER,
+                from,
+            });
+            connection.phase = Phase::Listening;
+        } else if connection.command == Command::UdpAssociate {
             connection.open_relay(client);
             connection.phase = Phase::Relaying;
         } else {

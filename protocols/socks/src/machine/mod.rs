@@ -24,7 +24,7 @@ use sluice_spi::{
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The session of a connection; there is one.
 pub(crate) const SESSION: LocalRef = LocalRef(1);
@@ -104,6 +104,17 @@ pub(crate) struct Established {
     pub(crate) local: Option<SocketAddr>,
     /// The other end of it.
     pub(crate) remote: Option<SocketAddr>,
+    /// A BIND whose peer has not come yet.
+    pub(crate) wait: Option<Wait>,
+}
+
+/// What there is of a BIND that waits for its peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// How long it may still take.
+    pub(crate) left: Duration,
+    /// What the client has sent ahead.
+    pub(crate) early: Vec<u8>,
 }
 
 /// One connection.
@@ -176,11 +187,19 @@ impl Connection {
         connection
     }
 
-    /// What a restart must not forget; `None` where nothing is established.
-    pub(crate) fn established(&self) -> Option<Established> {
-        if !matches!(self.phase, Phase::Joined | Phase::Relaying) || self.has_keys() {
+    /// What a restart must not forget; `None` where nothing is established, and nobody is waited for.
+    pub(crate) fn established(&self, now: Instant) -> Option<Established> {
+        if self.has_keys() {
             return None;
         }
+        let wait = match self.phase {
+            Phase::Joined | Phase::Relaying => None,
+            Phase::Listening => Some(Wait {
+                left: self.deadline?.saturating_duration_since(now),
+                early: self.input.clone(),
+            }),
+            _ => return None,
+        };
         Some(Established {
             version: self.version?,
             method: self.method,
@@ -189,6 +208,7 @@ impl Connection {
             user: self.user.clone(),
             local: self.local,
             remote: self.remote,
+            wait,
         })
     }
 
@@ -381,8 +401,8 @@ impl Machine for Connection {
         self.deadline
     }
 
-    fn checkpoint(&self, _: Instant) -> Option<Bytes> {
-        crate::checkpoint::write(self)
+    fn checkpoint(&self, now: Instant) -> Option<Bytes> {
+        crate::checkpoint::write(self, now)
     }
 
     fn close(&mut self, cause: TerminateCause, _: Instant) {

@@ -79,10 +79,8 @@ fn a_session_goes_on_in_every_field_but_its_shard() {
 }
 
 #[test]
-fn only_what_is_established_and_has_no_tunnel_has_a_record() {
+fn what_has_a_tunnel_or_is_being_ended_has_no_record() {
     let small = Small::new(config());
-    let opening = open(&small);
-    assert_eq!(small.engine.connection_record(opening), None);
     let tunnel = small.tunnel(16);
     let carried = small.up(tunnel, 1, profile("bob"));
     assert_eq!(small.engine.connection_record(carried), None);
@@ -136,4 +134,45 @@ fn timeouts_go_on_with_what_is_left_and_bytes_are_signs_of_life() {
         after.engine.due(shard, after.now),
         [(id, TerminateCause::IdleTimeout)]
     );
+}
+
+#[test]
+fn who_waits_for_a_peer_goes_on_to_wait_without_an_end_of_the_engines() {
+    let mut small = Small::new(config());
+    let hurried = open(&small);
+    let id = open(&small);
+    small.authorize(id, profile("bob")).unwrap();
+    small.engine.waits_for_peer(id);
+    small.tick(60);
+    let due = small.engine.due(ShardId(0), small.now);
+    assert_eq!(due, [(hurried, TerminateCause::LostCarrier)]);
+    let record = small.engine.connection_record(id).unwrap();
+    let before = small.session(id);
+
+    let mut after = small.restart(config(), SECOND);
+    take_in(&after, &record).unwrap();
+    assert!(after.engine.connection_recovered(id, after.now));
+    assert!(!after.engine.connection_recovered(id, after.now));
+    let waiting = after.session(id);
+    assert_eq!((waiting.state, waiting.established), (State::Establishing, None));
+    assert_eq!((waiting.created, waiting.restored), (before.created, 1));
+    // It is still one of those that are not established, and of its user's sessions.
+    assert_eq!(lock(&after.engine.admission).counts().1, 1);
+    assert_eq!(after.engine.table.user_counting("bob"), 1);
+    after.tick(100_000);
+    assert_eq!(after.engine.due(ShardId(1), after.now), []);
+    assert!(after.engine.session_up(id, &[], after.now));
+    assert_eq!(lock(&after.engine.admission).counts().1, 0);
+    assert!(after.engine.session_down(id, &ended(), streamed(1), after.now));
+    assert_eq!(after.engine.table.sizes(), [0; 6]);
+
+    // One that ends before its peer has come is not counted any more either.
+    let last = small.restart(config(), SECOND);
+    take_in(&last, &record).unwrap();
+    last.engine.connection_recovered(id, last.now);
+    assert!(
+        last.engine
+            .session_down(id, &ended(), PathStats::default(), last.now)
+    );
+    assert_eq!(lock(&last.engine.admission).counts(), (0, 0, 0, 0));
 }

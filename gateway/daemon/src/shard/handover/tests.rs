@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 const GREETING: &[u8] = &[5, 1, 0];
 const CONNECT: &[u8] = &[5, 1, 0, 1, 198, 51, 100, 7, 0, 80];
+const BIND: &[u8] = &[5, 2, 0, 1, 198, 51, 100, 7, 0, 80];
 const OTHER: ChannelRef = ChannelRef(1);
 const LISTENER: usize = 0;
 
@@ -102,8 +103,13 @@ impl World {
 
     /// A connection whose client has asked for a target.
     pub(in super::super) fn asking(&mut self) -> Connection {
+        self.told(CONNECT)
+    }
+
+    /// A connection whose client has made a request.
+    fn told(&mut self, request: &[u8]) -> Connection {
         let connection = self.driver.connected(LISTENER, peer(), self.now).unwrap();
-        for bytes in [GREETING, CONNECT] {
+        for bytes in [GREETING, request] {
             let channel = ChannelRef::FIRST;
             self.tell(&connection, Input::Stream { channel, bytes });
         }
@@ -164,10 +170,10 @@ fn a_joined_connection_goes_on_in_another_driver() {
     asked(&connection);
     old.driver.ask_for_handover();
     assert!(matches!(asked(&connection)[..], [Ask::HandOver]));
-    let left = old.driver.leave(&connection, old.now).unwrap();
+    let left = old.driver.leave(&connection, None, old.now).unwrap();
     assert_eq!(old.driver.connection_count(), 0);
     assert!(connection.outbox.is_over(), "its task ends");
-    assert!(old.driver.leave(&connection, old.now).is_none());
+    assert!(old.driver.leave(&connection, None, old.now).is_none());
     let before = old.only_session();
     assert_eq!(before.counters, carried());
 
@@ -201,11 +207,51 @@ fn a_joined_connection_goes_on_in_another_driver() {
 }
 
 #[test]
+fn a_connection_that_waits_for_its_peer_goes_on_in_another_driver() {
+    let mut old = world(3, Duration::ZERO);
+    let connection = old.told(BIND);
+    assert_eq!(old.driver.unsettled(old.now).len(), 1, "it does not listen yet");
+    let (channel, local) = (OTHER, "192.0.2.2:40000".parse().unwrap());
+    let listening = Input::ChannelListening { channel, local };
+    old.tell(&connection, listening);
+    assert_eq!(old.driver.unsettled(old.now), Vec::<u32>::new());
+    assert!(
+        old.driver.leave(&connection, None, old.now).is_none(),
+        "nobody says what it stands on"
+    );
+    let waits = Asked::without_destination(Command::Bind);
+    let left = old
+        .driver
+        .leave(&connection, Some(waits.clone()), old.now)
+        .unwrap();
+    assert_eq!(left.asked, waits);
+
+    let mut new = world(0, Duration::from_secs(1));
+    let connection = new.take_up(&left).unwrap();
+    assert_eq!(new.only_session().state, State::Establishing);
+    assert!(matches!(
+        &asked(&connection)[..],
+        [Ask::Listen { channel: OTHER, from, .. }] if from.port == 80
+    ));
+    let opened = Input::ChannelOpened {
+        channel,
+        local,
+        remote: "198.51.100.7:20".parse().unwrap(),
+    };
+    new.tell(&connection, opened);
+    assert_eq!(new.only_session().state, State::Established);
+    assert!(matches!(
+        &asked(&connection)[..],
+        [Ask::Send(ChannelRef::FIRST, reply), Ask::Join { .. }] if reply[..2] == [5, 0]
+    ));
+}
+
+#[test]
 fn what_is_not_joined_yet_ends_with_a_reply() {
     let mut world = world(0, Duration::ZERO);
     let (asking, joined) = (world.asking(), world.joined());
     assert_eq!(world.driver.unsettled(world.now).len(), 1);
-    assert!(world.driver.leave(&asking, world.now).is_none());
+    assert!(world.driver.leave(&asking, None, world.now).is_none());
     asked(&asking);
     world.driver.close_unsettled(TerminateCause::NasReboot, world.now);
     let asks = asked(&asking);
@@ -225,7 +271,7 @@ fn a_connection_that_is_being_ended_is_not_left_to_another() {
     let connection = world.joined();
     let id = world.only_session().id;
     assert!(world.engine.end_session(id, TerminateCause::AdminReset));
-    assert!(world.driver.leave(&connection, world.now).is_none());
+    assert!(world.driver.leave(&connection, None, world.now).is_none());
     assert_eq!(world.driver.connection_count(), 1);
     world.driver.timeout(world.now);
     asked(&connection);
@@ -237,7 +283,7 @@ fn a_connection_that_is_being_ended_is_not_left_to_another() {
 fn a_session_whose_machine_cannot_be_made_ends() {
     let mut old = world(0, Duration::ZERO);
     let connection = old.joined();
-    let mut left = old.driver.leave(&connection, old.now).unwrap();
+    let mut left = old.driver.leave(&connection, None, old.now).unwrap();
     left.checkpoint = Bytes::from_static(b"not what it was");
     let mut new = world(0, Duration::ZERO);
     assert!(new.take_up(&left).is_err());

@@ -103,6 +103,11 @@ impl Question {
         })
     }
 
+    /// Counts the session, which was admitted before a restart.
+    pub(super) fn take_in(&self) {
+        self.ledger.take_in(&self.who, &mut self.held.borrow_mut());
+    }
+
     pub(super) fn limits(&self, effects: &Effects) -> Limits {
         self.ledger
             .limits(&self.who, effects, tokio::time::Instant::now().into_std())
@@ -112,7 +117,7 @@ impl Question {
     pub(super) fn stand_again(&self, asked: Asked) -> (Rc<Standing>, Effects) {
         let effects = asked.effects(&self.policy, &self.request(), self.profile.as_deref());
         let effects = effects.unwrap_or_else(|| self.policy.defaults().effects.clone());
-        self.ledger.take_in(&self.who, &mut self.held.borrow_mut());
+        self.take_in();
         let (who, held) = (self.who.clone(), self.held.take());
         let has_several = asked.command == Command::Udp;
         let standing = Standing::new(asked, who, held, &effects, 0, &self.ledger);

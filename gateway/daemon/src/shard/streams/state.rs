@@ -10,15 +10,16 @@ use sluice_spi::LocalRef;
 use sluice_spi::checkpoint::{self, CheckpointError};
 use sluice_spi::wire::{Reader, put_string16};
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
 /// The format that this version writes, and the only one it reads.
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 
 const STREAMS: u8 = 1;
 const DATAGRAMS: u8 = 2;
+const WAITING: u8 = 3;
 
 type Read<T> = Result<T, CheckpointError>;
 
@@ -50,6 +51,15 @@ pub(super) enum Doing {
         /// What the client is to be sent on its connection.
         unsent: Bytes,
     },
+    /// Its peer was waited for. Sockets: the client's and the one that listens.
+    Waiting {
+        /// Where the peer was told to come to.
+        told: SocketAddr,
+        /// Whom it waits for; none: anybody.
+        peers: Vec<IpAddr>,
+        /// What the client is to be sent.
+        unsent: Bytes,
+    },
 }
 
 impl State {
@@ -77,6 +87,12 @@ impl State {
             Doing::Datagrams { relay, unsent } => {
                 out.put_u8(DATAGRAMS);
                 put_bytes(&mut out, &relay.encode());
+                put_bytes(&mut out, unsent);
+            }
+            Doing::Waiting { told, peers, unsent } => {
+                out.put_u8(WAITING);
+                put_text(&mut out, told);
+                put_list(&mut out, peers);
                 put_bytes(&mut out, unsent);
             }
         }
@@ -108,6 +124,11 @@ impl State {
                 STREAMS => Doing::Streams(relay::ParkedState::decode(bytes(reader)?)?),
                 DATAGRAMS => Doing::Datagrams {
                     relay: datagrams::ParkedState::decode(bytes(reader)?)?,
+                    unsent: Bytes::copy_from_slice(bytes(reader)?),
+                },
+                WAITING => Doing::Waiting {
+                    told: value(reader)?,
+                    peers: list(reader)?,
                     unsent: Bytes::copy_from_slice(bytes(reader)?),
                 },
                 _ => return Err(CheckpointError::Invalid("kind of relay")),
@@ -294,7 +315,16 @@ mod tests {
             profile: Some(Profile::new(Identity::parse(b"carol").unwrap())),
             ..streams.clone()
         };
-        vec![streams, datagrams, plain]
+        let waiting = State {
+            asked: Asked::without_destination(Command::Bind),
+            doing: Doing::Waiting {
+                told: "[2001:db8::9]:4021".parse().unwrap(),
+                peers: vec![[192, 0, 2, 80].into(), "2001:db8::1".parse().unwrap()],
+                unsent: Bytes::from_static(b"first reply"),
+            },
+            ..plain.clone()
+        };
+        vec![streams, datagrams, plain, waiting]
     }
 
     #[test]

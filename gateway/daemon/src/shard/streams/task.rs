@@ -68,9 +68,30 @@ pub(super) const IDLE_DATAGRAMS: Duration = IDLE;
 struct Other {
     channel: ChannelRef,
     opening: Option<Opening>,
+    /// What `opening` waits with for whoever a listening channel expects.
+    waiting: Option<Rc<sluice_egress::Waiting>>,
     stream: Option<(TcpStream, Box<Granted>)>,
     /// Ends with this.
     datagrams: Option<datagrams::Relaying>,
+}
+
+impl Other {
+    fn new(channel: ChannelRef) -> Self {
+        Self {
+            channel,
+            opening: None,
+            waiting: None,
+            stream: None,
+            datagrams: None,
+        }
+    }
+
+    /// Waits for whoever a listening channel expects.
+    fn wait(&mut self, waiting: sluice_egress::Waiting, question: Question) {
+        let waiting = Rc::new(waiting);
+        self.opening = Some(Box::pin(come(waiting.clone(), question)));
+        self.waiting = Some(waiting);
+    }
 }
 
 /// A relay that runs. Boxed, so that connections that are not joined have no room for one.
@@ -297,7 +318,7 @@ impl Task {
             // Boxed: what few connections do, and for a moment, takes no room in all of them.
             Ask::HandOver => {
                 if !self.hand_over_tunnel() {
-                    Box::pin(self.hand_over_datagrams()).await;
+                    Box::pin(self.hand_over()).await;
                 }
             }
             Ask::Join {
@@ -316,10 +337,8 @@ impl Task {
 
     fn begin(&mut self, channel: ChannelRef, opening: Opening) {
         self.other = Some(Other {
-            channel,
             opening: Some(opening),
-            stream: None,
-            datagrams: None,
+            ..Other::new(channel)
         });
     }
 
@@ -344,10 +363,8 @@ impl Task {
                     standing,
                 );
                 self.other = Some(Other {
-                    channel,
-                    opening: None,
-                    stream: None,
                     datagrams: Some(running),
+                    ..Other::new(channel)
                 });
                 self.tell(Input::ChannelListening { channel, local });
             }
@@ -445,7 +462,7 @@ impl Task {
     fn opened(&mut self, opened: Opened) {
         let Some(other) = &mut self.other else { return };
         let channel = other.channel;
-        other.opening = None;
+        (other.opening, other.waiting) = (None, None);
         match opened {
             Opened::Stream(stream, remote, granted) => {
                 match stream.local_addr() {
@@ -463,7 +480,7 @@ impl Task {
             }
             Opened::Listening(waiting, question) => {
                 let local = waiting.told();
-                other.opening = Some(Box::pin(come(*waiting, *question)));
+                other.wait(*waiting, *question);
                 self.tell(Input::ChannelListening { channel, local });
             }
             Opened::Failed(failure, limit) => {
@@ -613,7 +630,7 @@ impl Task {
 }
 
 /// Waits until somebody who may comes to a listening channel.
-async fn come(waiting: sluice_egress::Waiting, question: Question) -> Opened {
+async fn come(waiting: Rc<sluice_egress::Waiting>, question: Question) -> Opened {
     use sluice_egress::Judge;
     match waiting.accept(NOBODY_CAME).await {
         // Nobody can come through an upstream, and who would have to must not come without it.

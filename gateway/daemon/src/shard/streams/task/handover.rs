@@ -8,10 +8,13 @@ use super::super::{Source, Streams, datagrams};
 use super::{Other, Running, Task};
 use bytes::BytesMut;
 use sluice_auth::Profile;
+use sluice_auth::policy::Command;
 use sluice_dataplane::relay::datagrams as data;
 use sluice_dataplane::relay::{Parked, ParkedState, Relay};
-use sluice_spi::{ChannelFailure, Input, PeerAddr};
+use sluice_egress::ParkedWait;
+use sluice_spi::{ChannelFailure, ChannelRef, Input, PeerAddr};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use tokio::net::TcpStream;
@@ -40,7 +43,7 @@ impl Task {
     /// Leaves joined streams, which have stopped, to the next worker. False: they cannot be left, and are reset.
     pub(super) fn hand_over_streams(&self, parked: Parked) -> bool {
         let sockets = vec![parked.client, parked.target];
-        self.leave(Doing::Streams(parked.state), sockets)
+        self.leave(Doing::Streams(parked.state), sockets, None)
     }
 
     /// Leaves the connection of a tunnel to the next worker: nothing more is read, and what its machine still says is
@@ -77,9 +80,49 @@ impl Task {
         self.run().await;
     }
 
-    /// Stops a relay of datagrams and leaves it to the next worker. Whatever else a connection may be doing, it does not
-    /// outlive this one.
-    pub(super) async fn hand_over_datagrams(&mut self) {
+    /// Leaves a relay of datagrams, or a wait for a peer, to the next worker. Whatever else a connection may be doing, it
+    /// does not outlive this one.
+    pub(super) async fn hand_over(&mut self) {
+        if self.other.as_ref().is_some_and(|other| other.waiting.is_some()) {
+            self.hand_over_wait();
+        } else {
+            self.hand_over_datagrams().await;
+        }
+    }
+
+    fn hand_over_wait(&mut self) {
+        let Some(Other {
+            channel,
+            opening,
+            waiting: Some(waiting),
+            ..
+        }) = self.other.take()
+        else {
+            return;
+        };
+        // It shares the listener.
+        drop(opening);
+        let parked = Rc::into_inner(waiting).and_then(|waiting| waiting.park().ok());
+        let client = self.client.take().map(TcpStream::into_std);
+        let (Some(parked), Some(Ok(client))) = (parked, client) else {
+            let failure = ChannelFailure::Resources;
+            return self.tell(Input::ChannelFailed { channel, failure });
+        };
+        let sockets = vec![OwnedFd::from(client), parked.listener];
+        let doing = Doing::Waiting {
+            told: parked.told,
+            peers: parked.peers,
+            unsent: self.unsent.split().freeze(),
+        };
+        let asked = Asked::without_destination(Command::Bind);
+        if !self.leave(doing, sockets, Some(asked)) {
+            let failure = ChannelFailure::Resources;
+            self.tell(Input::ChannelFailed { channel, failure });
+        }
+    }
+
+    /// Stops a relay of datagrams and leaves it to the next worker.
+    async fn hand_over_datagrams(&mut self) {
         let Some(Other {
             channel,
             datagrams: Some(running),
@@ -101,14 +144,15 @@ impl Task {
             relay: parked.state,
             unsent: self.unsent.split().freeze(),
         };
-        if !self.leave(doing, sockets) {
+        if !self.leave(doing, sockets, None) {
             self.tell(Input::ChannelFailed { channel, failure });
         }
     }
 
-    fn leave(&self, doing: Doing, descriptors: Vec<OwnedFd>) -> bool {
+    /// `waits` is what was asked of policy for a connection whose peer has not come.
+    fn leave(&self, doing: Doing, descriptors: Vec<OwnedFd>, waits: Option<Asked>) -> bool {
         let ground = &self.streams.ground;
-        let Some(left) = ground.with(|driver, now| driver.leave(&self.connection, now)) else {
+        let Some(left) = ground.with(|driver, now| driver.leave(&self.connection, waits, now)) else {
             reset(&descriptors);
             return false;
         };
@@ -167,12 +211,57 @@ impl Task {
                 self.unsent.extend_from_slice(&unsent);
                 self.resume_datagrams(relay, ask, asked, sockets);
             }
+            (Doing::Waiting { told, peers, unsent }, Some(Ask::Listen { channel, profile, .. })) => {
+                self.unsent.extend_from_slice(&unsent);
+                self.resume_wait(channel, profile, (told, peers), sockets);
+            }
             _ => {
                 reset(&sockets);
                 return self.unlike().await;
             }
         }
         self.run().await;
+    }
+
+    fn resume_wait(
+        &mut self,
+        channel: ChannelRef,
+        profile: Option<Rc<Profile>>,
+        (told, peers): (SocketAddr, Vec<IpAddr>),
+        sockets: Vec<OwnedFd>,
+    ) {
+        let sockets = <[OwnedFd; 2]>::try_from(sockets).ok();
+        let Some((client, listener)) = sockets.map(|[client, listener]| (adopt(client), listener)) else {
+            return self.lost();
+        };
+        self.client = client.ok();
+        if self.client.is_none() {
+            return self.lost();
+        }
+        let question = self.question(profile, Command::Bind);
+        question.take_in();
+        if question.is_hopeless() {
+            let failure = ChannelFailure::Denied;
+            return self.tell(Input::ChannelFailed { channel, failure });
+        }
+        let parked = ParkedWait {
+            listener,
+            told,
+            peers,
+        };
+        match self.streams.out().connector.resume_bind(parked) {
+            Ok(waiting) => {
+                let mut other = Other::new(channel);
+                other.wait(waiting, question);
+                self.other = Some(other);
+                self.tell(Input::ChannelListening { channel, local: told });
+            }
+            Err(error) => {
+                tracing::warn!("a wait for a peer does not go on after a restart: {error}");
+                let failure = ChannelFailure::Resources;
+                self.tell(Input::ChannelFailed { channel, failure });
+            }
+        }
     }
 
     fn resume_datagrams(&mut self, state: data::ParkedState, ask: Ask, asked: Asked, sockets: Vec<OwnedFd>) {
@@ -211,10 +300,8 @@ impl Task {
                     standing,
                 );
                 self.other = Some(Other {
-                    channel,
-                    opening: None,
-                    stream: None,
                     datagrams: Some(running),
+                    ..Other::new(channel)
                 });
                 self.tell(Input::ChannelListening { channel, local });
             }
