@@ -34,8 +34,9 @@ pub struct Transmit {
 #[error("{0}")]
 pub struct Fault(pub String);
 
-/// One per listener and shard of a datagram protocol: the cheap state of peers that have proven nothing yet,
-/// and the look-up of whose a datagram is. It holds no tunnel's state.
+/// One per listener and shard of a protocol with packets: the cheap state of peers that have proven nothing yet,
+/// and the look-up of whose a packet is. It holds no tunnel's state. Of a protocol whose machines have connections and
+/// packets beside them ([`crate::Descriptor::packets`]) it names the machines and finds them.
 pub trait Front: Send {
     /// Looks at a datagram that the data plane did not consume and says whose it is.
     fn handle_datagram(&mut self, from: PeerAddr, packet: &[u8], now: Instant) -> Route;
@@ -85,8 +86,8 @@ pub struct Accepted {
 
 /// Makes fronts and machines with one listener's configuration.
 pub trait Factory: Send + Sync {
-    /// The front for one shard of `shards`, which its identifiers name ([`Shards::mint`]); `None` for stream
-    /// protocols.
+    /// The front for one shard of `shards`, which its identifiers name ([`Shards::mint`]); `None` for protocols of
+    /// streams alone.
     fn front(&self, shard: ShardId, shards: Shards, entropy: Box<dyn Entropy>) -> Option<Box<dyn Front>>;
 
     /// With which keys the security contexts of its machines are accepted ([`Event::ContextRequested`]); `None`: they
@@ -118,7 +119,7 @@ pub enum Open<'a> {
     /// A peer connected, and its first bytes are this protocol's. They follow as [`Input::Stream`] on
     /// [`ChannelRef::FIRST`].
     Accepted {
-        /// Its key: any that no other machine of the shard has.
+        /// Its key, from [`Front::mint`] where there is a front, else any that no other machine of the shard has.
         key: MachineKey,
         /// Both ends.
         peer: PeerAddr,

@@ -84,7 +84,7 @@ fn a_wrong_password_gets_nowhere_and_sessions_end_from_both_sides() {
     // A client that is killed ends with its connection.
     dial("bob").connect(&mut guest);
     let session = case.gateway.wait_session();
-    guest.must("kill -KILL $(pidof pppd) $(pidof pptp)");
+    guest.run("pkill -KILL pptp; pkill -KILL pppd");
     case.gateway.wait_ended(&session);
     case.end(&[]);
 }
