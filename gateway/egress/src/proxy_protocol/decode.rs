@@ -5,6 +5,9 @@ use crate::request::Endpoints;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+/// The type of a TLV that holds a CRC-32C of the header (section 2.2.3).
+const TLV_CRC32C: u8 = 0x03;
+
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
@@ -45,6 +48,9 @@ pub enum Malformed {
     /// Too short for its addresses, or for one of its TLVs.
     #[error("the header is shorter than its content")]
     Short,
+    /// Its checksum, which it need not have, is not that of its octets, or no checksum.
+    #[error("the checksum is wrong")]
+    Checksum,
 }
 
 /// Reads a header from the first octets of a connection. Feed it all octets there are, again with each that comes.
@@ -144,23 +150,24 @@ fn decode_v2(octets: &[u8]) -> Result<Decoded, Malformed> {
     let header = if command & 0x0f == 0 {
         Header::Own
     } else {
-        addresses(family, content)?
+        let (header, tlvs) = addresses(family, content)?;
+        check_tlvs(octets.get(..total).unwrap_or(octets), tlvs)?;
+        header
     };
     Ok(Decoded::Header(header, total))
 }
 
-/// The addresses of a PROXY command, by the family (high half) and transport (low half) they are of.
-fn addresses(family: u8, content: &[u8]) -> Result<Header, Malformed> {
-    let (header, rest) = match family {
-        0x00 => (Header::Own, content),
-        0x11 => endpoints::<4>(content)?,
-        0x21 => endpoints::<16>(content)?,
+/// The addresses of a PROXY command, by the family (high half) and transport (low half) they are of, and what follows
+/// them.
+fn addresses(family: u8, content: &[u8]) -> Result<(Header, &[u8]), Malformed> {
+    match family {
+        0x00 => Ok((Header::Own, content)),
+        0x11 => endpoints::<4>(content),
+        0x21 => endpoints::<16>(content),
         // A UNIX stream: two paths of 108 octets.
-        0x31 => (Header::Own, content.get(216..).ok_or(Malformed::Short)?),
-        _ => return Err(Malformed::Family),
-    };
-    check_tlvs(rest)?;
-    Ok(header)
+        0x31 => Ok((Header::Own, content.get(216..).ok_or(Malformed::Short)?)),
+        _ => Err(Malformed::Family),
+    }
 }
 
 fn endpoints<const N: usize>(content: &[u8]) -> Result<(Header, &[u8]), Malformed>
@@ -181,12 +188,33 @@ where
     Ok((header, rest))
 }
 
-/// Type, length in two octets, value: they have to fill the rest (section 2.2.1).
-fn check_tlvs(mut rest: &[u8]) -> Result<(), Malformed> {
+/// Type, length in two octets, value: they have to fill the rest (section 2.2.1). A checksum among them has to be right
+/// (section 2.2.3).
+fn check_tlvs(whole: &[u8], mut rest: &[u8]) -> Result<(), Malformed> {
     while !rest.is_empty() {
-        let ([_, high, low], after) = rest.split_first_chunk().ok_or(Malformed::Short)?;
+        let ([kind, high, low], after) = rest.split_first_chunk().ok_or(Malformed::Short)?;
         let length = usize::from(u16::from_be_bytes([*high, *low]));
-        rest = after.get(length..).ok_or(Malformed::Short)?;
+        let (value, next) = after.split_at_checked(length).ok_or(Malformed::Short)?;
+        if *kind == TLV_CRC32C {
+            check_sum(whole, value, next.len())?;
+        }
+        rest = next;
     }
     Ok(())
+}
+
+/// Whether the value of a checksum, with `after` octets of the header behind it, is that of the whole header with zeros
+/// in its place.
+fn check_sum(whole: &[u8], value: &[u8], after: usize) -> Result<(), Malformed> {
+    let stated: [u8; 4] = value.try_into().map_err(|_| Malformed::Checksum)?;
+    let end = whole.len().checked_sub(after).ok_or(Malformed::Checksum)?;
+    let start = end.checked_sub(stated.len()).ok_or(Malformed::Checksum)?;
+    let (Some(before), Some(behind)) = (whole.get(..start), whole.get(end..)) else {
+        return Err(Malformed::Checksum);
+    };
+    let sum = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
+    match crc32c::crc32c_append(sum, behind) == u32::from_be_bytes(stated) {
+        true => Ok(()),
+        false => Err(Malformed::Checksum),
+    }
 }

@@ -28,13 +28,14 @@ pub enum NoHeader {
 
 impl NoHeader {
     /// All of them, for closed label sets.
-    pub const ALL: [NoHeader; 9] = [
+    pub const ALL: [NoHeader; 10] = [
         NoHeader::Malformed(Malformed::Signature),
         NoHeader::Malformed(Malformed::TooLong),
         NoHeader::Malformed(Malformed::Line),
         NoHeader::Malformed(Malformed::Command),
         NoHeader::Malformed(Malformed::Family),
         NoHeader::Malformed(Malformed::Short),
+        NoHeader::Malformed(Malformed::Checksum),
         NoHeader::Nothing,
         NoHeader::Ended,
         NoHeader::Timeout,
@@ -49,6 +50,7 @@ impl NoHeader {
             NoHeader::Malformed(Malformed::Command) => "proxy_header_command",
             NoHeader::Malformed(Malformed::Family) => "proxy_header_family",
             NoHeader::Malformed(Malformed::Short) => "proxy_header_short",
+            NoHeader::Malformed(Malformed::Checksum) => "proxy_header_checksum",
             NoHeader::Nothing => "proxy_header_none",
             NoHeader::Ended => "proxy_header_ended",
             NoHeader::Timeout => "proxy_header_timeout",

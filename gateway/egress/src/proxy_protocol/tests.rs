@@ -130,3 +130,44 @@ proptest! {
         }
     }
 }
+
+/// CRC-32C as RFC 3720, B.4 has it, bit by bit.
+fn crc32c_of(octets: &[u8]) -> u32 {
+    let step = |sum: u32| {
+        if sum & 1 == 1 {
+            sum >> 1 ^ 0x82f6_3b78
+        } else {
+            sum >> 1
+        }
+    };
+    let of_octet = |sum: u32, octet: &u8| (0..8).fold(sum ^ u32::from(*octet), |sum, _| step(sum));
+    !octets.iter().fold(!0, of_octet)
+}
+
+#[test]
+fn a_checksum_that_a_header_has_must_be_right() {
+    assert_eq!(crc32c_of(b"123456789"), 0xe306_9283);
+    let mut good = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x17".to_vec();
+    good.extend_from_slice(&[192, 0, 2, 1, 198, 51, 100, 2, 1, 0, 1, 187]);
+    // The checksum with a TLV behind it, as its place is the sender's choice.
+    good.extend_from_slice(&[3, 0, 4, 0, 0, 0, 0, 4, 0, 1, b'n']);
+    let sum = crc32c_of(&good).to_be_bytes();
+    let place = 28 + 3;
+    good[place..place + 4].copy_from_slice(&sum);
+    let all = good.len();
+    // What follows the header is not its.
+    let followed = [&good[..], b"more"].concat();
+    assert!(matches!(decode(&followed), Ok(Decoded::Header(Header::Proxied(_), length)) if length == all));
+    // From the addresses on, past what says how long the TLVs are.
+    for at in (16..28).chain(place..place + 4).chain([all - 1]) {
+        for bit in 0..8 {
+            let mut damaged = good.clone();
+            damaged[at] ^= 1 << bit;
+            assert_eq!(decode(&damaged), Err(Malformed::Checksum), "{at}");
+        }
+    }
+    // One that is none: three octets.
+    let mut short = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x12".to_vec();
+    short.extend_from_slice(&[192, 0, 2, 1, 198, 51, 100, 2, 1, 0, 1, 187, 3, 0, 3, 1, 2, 3]);
+    assert_eq!(decode(&short), Err(Malformed::Checksum));
+}
