@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// Longest payload of a datagram that parts are put together to: what fits a UDP datagram of IPv4.
 const MAX_DATAGRAM: u64 = 65_507;
+/// Most octets that may be kept for a target before it is there: with one read of the gateway (16 KiB), what a relay
+/// takes at its beginning (64 KiB).
+const MAX_EARLY: u64 = 48 << 10;
 /// Most rules about clients that need not authenticate: they are looked through for each connection.
 const MAX_PREFIXES: usize = 1000;
 
@@ -135,7 +138,7 @@ impl Config {
     /// | `commands` | all | `connect`, `bind`, `udp_associate` |
     /// | `handshake_timeout` | 10s | 1s to 2m, from the connection to the end of the request |
     /// | `bind_timeout` | 2m | 1s to 10m (SOCKS4's notes have 2 minutes) |
-    /// | `early_bytes` | 16384 | 1 to 1048576: what a client may send before it is answered |
+    /// | `early_bytes` | 16384 | 1 to 49152: what a client may send before it is answered |
     /// | `udp_fragments` | false | put parts of datagrams together (RFC 1928, 7: optional) |
     /// | `udp_fragment_timeout` | 5s | 5s (RFC 1928, 7: no less) to 1m |
     /// | `udp_fragment_bytes` | 65507 | 1 to 65507: longest payload put together |
@@ -160,7 +163,7 @@ impl Config {
             commands: commands(section),
             handshake_timeout: section.duration("handshake_timeout", seconds(10), seconds(1)..=seconds(120)),
             bind_timeout: section.duration("bind_timeout", seconds(120), seconds(1)..=seconds(600)),
-            early_bytes: size(section, "early_bytes", 16_384, 1..=1 << 20),
+            early_bytes: size(section, "early_bytes", 16_384, 1..=MAX_EARLY),
             udp_reassembly: fragments.then_some(reassembly),
             udp_strict_client: section.boolean("udp_strict_client", false),
         }
@@ -285,7 +288,7 @@ mod tests {
     #[test]
     fn problems_name_their_keys() {
         let text = "versions = []\nmethods = [\"kerberos\"]\nno_auth_from = [\"300.0.0.0\"]\ncommands = [\"ping\"]\n\
-                    handshake_timeout = \"0s\"\nbind_timeout = \"1h\"\nearly_bytes = -1\n\
+                    handshake_timeout = \"0s\"\nbind_timeout = \"1h\"\nearly_bytes = 49153\n\
                     udp_fragment_timeout = \"4s\"\nudp_fragment_bytes = 65508\nudp_fragment = true\n";
         let problems = read("a", text, Config::from_section).unwrap_err();
         let mut keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
@@ -305,6 +308,8 @@ mod tests {
                 "udp_fragment"
             ]
         );
+        let most = read("a", "early_bytes = 49152\n", Config::from_section).unwrap();
+        assert_eq!(most.early_bytes, 49_152);
         for (text, key) in [
             ("methods = [\"none\"]\n", "methods"),
             (
