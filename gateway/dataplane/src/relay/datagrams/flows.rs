@@ -221,6 +221,15 @@ impl Flows {
         shrink(&mut self.peers);
     }
 
+    /// Forgets what was decided, but not the peers that may stay; gives the number of datagrams that waited.
+    pub(super) fn forget(&mut self, may_stay: impl Fn(SocketAddr) -> bool) -> u64 {
+        let mut peers = std::mem::take(&mut self.peers);
+        peers.retain(|(ip, port), _| may_stay(SocketAddr::new(*ip, *port)));
+        let waited = self.clear();
+        self.peers = peers;
+        waited
+    }
+
     /// Forgets everything; gives the number of datagrams that waited.
     pub(super) fn clear(&mut self) -> u64 {
         let waited = self.targets.values().map(|flow| match flow {

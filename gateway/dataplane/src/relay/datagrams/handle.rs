@@ -135,8 +135,8 @@ impl Handle {
     }
 
     /// Has the relay forget what was decided about targets, such as when the policy has changed: its owner is asked
-    /// again for each that the client sends to, and until then nothing is taken from there. Datagrams that wait for a
-    /// decision are dropped.
+    /// again for each that the client sends to. It is asked at once about the addresses that may answer, and nothing is
+    /// taken any more from those that it does not allow there and then. Datagrams that wait for a decision are dropped.
     pub fn forget_flows(&self) {
         self.0.forget.set(true);
         self.0.wishes.wake();

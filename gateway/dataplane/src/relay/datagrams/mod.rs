@@ -52,7 +52,8 @@ use self::sockets::canonical;
 use self::turns::Turns;
 use super::handle::Wish;
 use super::{Limit, give_way, now, poll_timer};
-use sluice_spi::{RelayCodec, RelaySpec};
+use sluice_auth::Host;
+use sluice_spi::{RelayCodec, RelaySpec, Target};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -330,7 +331,18 @@ impl DatagramRelay {
     fn tidy(&mut self, now: Instant) {
         if self.meter.take_forget() {
             self.decisions = None;
-            self.meter.note_drops(Reason::Backlog, self.flows.clear());
+            let resolve = &self.resolve;
+            // Who may still be sent to may go on answering; a peer that only its name makes so has to wait.
+            let may_stay = |peer: SocketAddr| {
+                let host = Host::Address(peer.ip());
+                let decision = resolve.decide(Target {
+                    host,
+                    port: peer.port(),
+                });
+                matches!(decision, Decision::Now(Ok(_)))
+            };
+            let waited = self.flows.forget(may_stay);
+            self.meter.note_drops(Reason::Backlog, waited);
         }
         if self.codec.held_until().is_some_and(|until| until <= now) {
             let parts = self.codec.expire(now);

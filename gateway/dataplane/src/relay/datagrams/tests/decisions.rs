@@ -142,10 +142,26 @@ fn flows_are_forgotten_when_the_owner_says_so() {
         assert_eq!(rig.drops(), [("backlog", 3)]);
         let waiting = rig.owner.open.borrow_mut().remove("host.example").unwrap();
         assert!(waiting.send(Ok(from.into())).is_err(), "nobody waits any more");
+        assert_eq!(rig.owner.asked().len(), 3, "it is asked for the peer at once");
+        rig.target.send_to(b"answer", from).await.unwrap();
+        assert_eq!(receive(&rig.client).await.0, toy(rig.target_address(), b"answer"));
+        assert_eq!(rig.reach(b"two").await, from, "the mapping stays");
+        assert_eq!(rig.owner.asked().len(), 4, "it is asked for anew");
+    });
+}
+
+#[test]
+fn nothing_is_taken_from_a_peer_that_is_not_allowed_any_more() {
+    on_one_thread(async {
+        let rig = Rig::new(Options::default()).await;
+        let from = rig.reach(b"one").await;
+        rig.owner.denies.set(true);
+        rig.handle.forget_flows();
+        rig.until(|_| rig.owner.asked().len() == 2).await;
         rig.target.send_to(b"answer", from).await.unwrap();
         rig.until(|stats| stats.drops.count(Reason::NoFlow) == 1).await;
+        rig.owner.denies.set(false);
         assert_eq!(rig.reach(b"two").await, from, "the mapping stays");
-        assert_eq!(rig.owner.asked().len(), 3, "it is asked for anew");
         rig.target.send_to(b"answer", from).await.unwrap();
         assert_eq!(receive(&rig.client).await.0, toy(rig.target_address(), b"answer"));
     });

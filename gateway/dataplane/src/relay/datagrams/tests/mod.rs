@@ -107,6 +107,8 @@ struct Owner {
     /// How addresses are reached.
     way: RefCell<Way>,
     idle: Cell<Option<Duration>>,
+    /// Whether no address may be reached.
+    denies: Cell<bool>,
 }
 
 impl Owner {
@@ -132,6 +134,7 @@ impl Resolve for Owner {
     fn decide(&self, target: Target) -> Decision {
         self.asked.borrow_mut().push(target.to_string());
         let name = match target.host {
+            Host::Address(_) if self.denies.get() => return Decision::Now(Err(Refusal::Denied)),
             Host::Address(ip) => return Decision::Now(Ok(self.reach((ip, target.port).into()))),
             Host::Name(name) => name.to_string(),
         };
