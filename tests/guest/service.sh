@@ -34,7 +34,7 @@ check "start" 'systemctl enable --now sluice'
 check "ready" 'sluice status | grep -q "^ready: yes"'
 check "a user is added by root" 'sluice users add alice --generate'
 check "the user named in the unit runs all of it" "[ \"\$(ps -o user= -p $(keeper),$(worker) | sort -u)\" = sluice ]"
-check "two capabilities are left" "grep -q '^CapEff:.*0000000000001400\$' /proc/$(worker)/status"
+check "three capabilities are left" "grep -q '^CapEff:.*0000000000003400\$' /proc/$(worker)/status"
 check "forwarding is on" '[ "$(cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding | sort -u)" = 1 ]'
 check "the device is up" 'ip -br addr show dev sluice0 | grep -q 10.64.0.1/32'
 check "the state is for nobody else" '[ "$(stat -c "%U %a" /var/lib/sluice)" = "sluice 700" ]'
